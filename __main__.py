@@ -1,0 +1,63 @@
+"""GitLab runners in Docker on OpenStack: the stack file's settings, declared as resources."""
+
+import asyncio
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pulumi
+
+from clients import ClientError
+from clients.gitlab import GitLab, instance_url
+from clients.lookups import look_up
+from clients.openstack import Catalogue, connect
+from clients.readiness import engine_ready
+from components.docker_connection import options_for
+from components.fleet import Fleet, FleetArgs
+from components.leftovers import Leftovers
+from settings import DockerHost, SettingsError, load
+
+# The language host takes this status as: the user has been told.
+USER_WAS_TOLD = 32
+
+
+def main() -> None:
+    """Declares the stack; what is wrong with it is said before the first resource."""
+    stack = pulumi.get_stack()
+    config = {key: str(value) for key, value in pulumi.runtime.config.get_config_env().items()}
+    settings = load(stack, config)
+    providers = {
+        name: {key.removeprefix(f"{name}:"): value for key, value in config.items() if key.startswith(f"{name}:")}
+        for name in ("gitlab", "openstack")
+    }
+    url = instance_url(providers["gitlab"], os.environ)
+    gitlab = None
+    if any(runner.scope is not None for runner in settings.runners.values()):
+        gitlab = GitLab(url, providers["gitlab"].get("token") or os.environ.get("GITLAB_TOKEN"))
+        gitlab.check_token()
+    host = settings.host
+    if isinstance(host, DockerHost):
+        # In a thread: the program itself runs inside an event loop.
+        with ThreadPoolExecutor() as pool:
+            pool.submit(asyncio.run, engine_ready(host, options_for(host.ssh, host.host_key), pulumi.log.info)).result()
+    catalogue = Catalogue(lambda: connect(providers["openstack"]))
+    fleet = Fleet(
+        stack,
+        FleetArgs(
+            project=pulumi.get_project(),
+            stack=stack,
+            settings=settings,
+            lookups=look_up(settings, catalogue, gitlab),
+            leftovers=Leftovers(catalogue, gitlab),
+            gitlab_url=settings.gitlab_url or url,
+        ),
+    )
+    pulumi.export("hosts", fleet.hosts)
+    pulumi.export("runners", fleet.runners)
+
+
+try:
+    main()
+except (SettingsError, ClientError) as error:
+    pulumi.log.error(str(error))
+    sys.exit(USER_WAS_TOLD)

@@ -1,0 +1,114 @@
+"""What the program asks GitLab itself: whether the token may do what the stack needs, and where a runner's page is."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import gitlab
+import requests
+from gitlab.exceptions import GitlabAuthenticationError, GitlabError, GitlabGetError
+
+from clients import ClientError
+
+Scope = Literal["project_type", "group_type", "instance_type"]
+_DEFAULT_BASE_URL = "https://gitlab.com/api/v4"
+_TIMEOUT_SECONDS = 60
+# The scopes that let a token create a runner, and read, change and delete it (GitLab docs, "Personal access tokens").
+_CREATE = {"create_runner", "api"}
+_MANAGE = {"manage_runner", "api"}
+# Listing runners, which finding what an interrupted run left behind needs.
+_LIST = {"read_api", "api"}
+
+
+def instance_url(config: Mapping[str, str], environment: Mapping[str, str]) -> str:
+    """GitLab's web URL from the gitlab provider's configuration (`baseUrl` or GITLAB_BASE_URL)."""
+    base = config.get("baseUrl") or environment.get("GITLAB_BASE_URL") or _DEFAULT_BASE_URL
+    return base.rstrip("/").removesuffix("/api/v4")
+
+
+class GitLab:
+    """One GitLab instance with the token that the provider uses. Every method may raise ClientError."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        """`url` is the web URL."""
+        if not token:
+            raise ClientError(
+                "GitLab: no token; set it with `pulumi config set --secret gitlab:token` or in GITLAB_TOKEN"
+            )
+        self.url = url
+        self._client = gitlab.Gitlab(url, private_token=token, timeout=_TIMEOUT_SECONDS)
+        self._scopes: set[str] | None = None
+
+    def check_token(self) -> None:
+        """Checks that GitLab answers and that the token's scopes allow to create and manage runners."""
+        try:
+            with self._explained():
+                token = self._get("/personal_access_tokens/self")
+        except GitlabGetError as error:
+            if error.response_code == requests.codes.not_found:
+                # Not a personal, group or project access token: GitLab tells the scopes of no other kind.
+                return
+            raise ClientError(f"GitLab at {self.url}: {error.error_message}") from error
+        self._scopes = set(token["scopes"])
+        missing = [sorted(wanted)[-1] for wanted in (_CREATE, _MANAGE) if not wanted & self._scopes]
+        if missing:
+            raise ClientError(
+                f"GitLab: the token has the scopes {', '.join(sorted(self._scopes))}, but not {' and '.join(missing)}"
+            )
+
+    @property
+    def can_list(self) -> bool:
+        """Whether the token may list runners."""
+        return self._scopes is None or bool(_LIST & self._scopes)
+
+    def unused_runners(self, scope: Scope, owner: int | None, description: str) -> list[int]:
+        """Ids of runners with this exact description that no manager has ever contacted.
+
+        `owner` is the project's or group's id, None for instance runners.
+        """
+        path = {"project_type": f"/projects/{owner}/runners", "group_type": f"/groups/{owner}/runners"}.get(
+            scope, "/runners/all"
+        )
+        with self._explained():
+            runners = self._client.http_list(path, get_all=True, type=scope, status="never_contacted")
+            return [runner["id"] for runner in runners if runner["description"] == description]
+
+    def delete_runner(self, runner: int) -> None:
+        """Removes a registration by its id."""
+        with self._explained():
+            self._client.runners.delete(runner)
+
+    def runners_url(self, scope: Scope, owner: int | None) -> str | None:
+        """URL below which the pages of an owner's runners lie; `owner` as in `unused_runners`.
+
+        It needs the path of the project or group, which only a token with read_api may read: else it is None.
+        """
+        if scope == "instance_type":
+            return f"{self.url}/admin/runners"
+        kind = "project" if scope == "project_type" else "group"
+        try:
+            with self._explained():
+                return f"{self._get(f'/{kind}s/{owner}')['web_url']}/-/runners"
+        except GitlabGetError as error:
+            if error.response_code == requests.codes.not_found and self.can_list:
+                raise ClientError(f"GitLab: there is no {kind} {owner} that the token's user can see") from error
+            return None
+
+    def _get(self, path: str) -> dict[str, Any]:
+        answer = self._client.http_get(path)
+        if not isinstance(answer, dict):
+            raise ClientError(f"GitLab at {self.url} does not answer {path} as an API would; check gitlab:baseUrl")
+        return answer
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except GitlabAuthenticationError as error:
+            raise ClientError(f"GitLab at {self.url} refuses the token: {error.error_message}") from error
+        except requests.RequestException as error:
+            raise ClientError(f"GitLab at {self.url} cannot be reached: {' '.join(str(error).split())}") from error
+        except GitlabGetError:
+            raise
+        except GitlabError as error:
+            raise ClientError(f"GitLab at {self.url}: {error.error_message}") from error

@@ -1,0 +1,49 @@
+"""Everything that a stack's names stand for, looked up before the first resource is declared."""
+
+from dataclasses import dataclass
+
+from clients.gitlab import GitLab
+from clients.openstack import Catalogue, docker_mtu
+from settings import OpenStackHost, Settings
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What virtual machines are made of: OpenStack's ids, and Docker's MTU in bytes."""
+
+    flavor_id: str
+    image_id: str
+    network_ids: list[str]
+    mtu: int
+
+
+@dataclass(frozen=True)
+class Lookups:
+    """`machines` is None for a Docker Engine that exists; `runner_pages` are URLs by runner, None where unknown."""
+
+    machines: Machines | None
+    runner_pages: dict[str, str | None]
+
+
+def look_up(settings: Settings, catalogue: Catalogue, gitlab: GitLab | None) -> Lookups:
+    """Looks up what `settings` name; `gitlab` is None when no runner is to be registered. Raises ClientError."""
+    host = settings.host
+    pages: dict[str, str | None] = {}
+    for name, runner in settings.runners.items():
+        if gitlab is not None and runner.scope is not None:
+            pages[name] = gitlab.runners_url(runner.scope, runner.project or runner.group)
+    return Lookups(_machines(host, catalogue) if isinstance(host, OpenStackHost) else None, pages)
+
+
+def _machines(host: OpenStackHost, catalogue: Catalogue) -> Machines:
+    networks = [host.network, *host.additional_networks]
+    if host.floating_ip_pool is not None:
+        catalogue.network_id(host.floating_ip_pool)
+    if host.key_pair.name is not None:
+        catalogue.key_pair(host.key_pair.name)
+    return Machines(
+        flavor_id=catalogue.flavor_id(host.flavor),
+        image_id=catalogue.image_id(host.image),
+        network_ids=[catalogue.network_id(network) for network in networks],
+        mtu=docker_mtu(host.mtu, networks, catalogue),
+    )

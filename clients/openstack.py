@@ -1,0 +1,187 @@
+"""Look-ups in OpenStack: names to ids, a network's MTU, and what to say when a name is wrong.
+
+The connection is made from the openstack provider's own configuration (`openstack:cloud`, `openstack:authUrl`, …) and
+from clouds.yaml and OS_* variables, so that program and provider always speak to the same cloud.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Any
+from uuid import UUID
+
+import keystoneauth1.exceptions
+import openstack
+import openstack.exceptions
+from openstack.connection import Connection
+
+from clients import ClientError
+
+# The provider's configuration keys, and what openstacksdk calls them inside `auth`.
+_AUTH = {
+    "authUrl": "auth_url",
+    "userName": "username",
+    "userId": "user_id",
+    "password": "password",
+    "token": "token",
+    "tenantName": "project_name",
+    "tenantId": "project_id",
+    "domainName": "domain_name",
+    "domainId": "domain_id",
+    "userDomainName": "user_domain_name",
+    "userDomainId": "user_domain_id",
+    "projectDomainName": "project_domain_name",
+    "projectDomainId": "project_domain_id",
+    "defaultDomain": "default_domain",
+    "applicationCredentialId": "application_credential_id",
+    "applicationCredentialName": "application_credential_name",
+    "applicationCredentialSecret": "application_credential_secret",
+}
+_CONNECTION = {"cloud": "cloud", "region": "region_name", "cacertFile": "cacert", "cert": "cert", "key": "key"}
+CONFIGURATION = (*_AUTH, *_CONNECTION, "insecure")
+"""Keys of the provider's configuration that `connect` takes."""
+_TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Network:
+    """A Neutron network: its id and its MTU in bytes."""
+
+    id: str
+    mtu: int
+
+
+def connect(config: Mapping[str, str]) -> Connection:
+    """Connects as the openstack provider would.
+
+    `config` holds the provider's configuration without its namespace; what is absent comes from clouds.yaml and OS_*
+    variables. Raises ClientError.
+    """
+    options: dict[str, Any] = {ours: config[key] for key, ours in _CONNECTION.items() if key in config}
+    if auth := {ours: config[key] for key, ours in _AUTH.items() if key in config}:
+        options["auth"] = auth
+    if "application_credential_secret" in auth:
+        options["auth_type"] = "v3applicationcredential"
+    elif "token" in auth:
+        options["auth_type"] = "v3token"
+    if config.get("insecure") == "true":
+        options["verify"] = False
+    with explained():
+        connection = openstack.connect(api_timeout=_TIMEOUT_SECONDS, **options)
+        connection.authorize()
+        return connection
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turns what goes wrong between us and OpenStack into a ClientError of one line."""
+    try:
+        yield
+    except (openstack.exceptions.ConfigException, keystoneauth1.exceptions.MissingRequiredOptions) as error:
+        raise ClientError(
+            f"OpenStack: no usable credentials ({_line(error)}); set openstack:cloud or OS_CLOUD to a cloud of your "
+            "clouds.yaml, or an application credential"
+        ) from error
+    except (keystoneauth1.exceptions.Unauthorized, openstack.exceptions.ForbiddenException) as error:
+        raise ClientError(f"OpenStack refuses the credentials: {_line(error)}") from error
+    except (keystoneauth1.exceptions.ConnectFailure, keystoneauth1.exceptions.DiscoveryFailure) as error:
+        raise ClientError(f"OpenStack cannot be reached: {_line(error)}") from error
+    except (keystoneauth1.exceptions.ClientException, openstack.exceptions.SDKException) as error:
+        raise ClientError(f"OpenStack: {_line(error)}") from error
+
+
+class Catalogue:
+    """Names of one cloud; connects at the first look-up. Every method may raise ClientError."""
+
+    def __init__(self, connection: Callable[[], Connection]) -> None:
+        self._connect = connection
+        self._networks: dict[str, Network] = {}
+
+    @cached_property
+    def connection(self) -> Connection:
+        """The connection, made when it is first needed."""
+        return self._connect()
+
+    def flavor_id(self, name: str) -> str:
+        """Id of a flavor given by name or id."""
+        if _is_uuid(name):
+            return name
+        with explained():
+            flavors = list(self.connection.compute.flavors())
+        return _the_one("flavor", name, [flavor for flavor in flavors if name in (flavor.name, flavor.id)], flavors)
+
+    def image_id(self, name: str) -> str:
+        """Id of an active image given by name or id."""
+        if _is_uuid(name):
+            return name
+        with explained():
+            found = list(self.connection.image.images(name=name, status="active"))
+            known = found or list(self.connection.image.images(status="active"))
+        return _the_one("image", name, found, known)
+
+    def network(self, name: str) -> Network:
+        """A network given by name or id."""
+        if name not in self._networks:
+            with explained():
+                key = "id" if _is_uuid(name) else "name"
+                found = list(self.connection.network.networks(**{key: name}))
+                known = found or list(self.connection.network.networks())
+            id_ = _the_one("network", name, found, known)
+            self._networks[name] = Network(id_, next(int(network.mtu) for network in found if network.id == id_))
+        return self._networks[name]
+
+    def network_id(self, name: str) -> str:
+        """Id of a network given by name or id; an id is taken as it is, without a look-up."""
+        return name if _is_uuid(name) else self.network(name).id
+
+    def key_pair(self, name: str) -> str:
+        """Name of a key pair that exists."""
+        with explained():
+            known = list(self.connection.compute.keypairs())
+        _the_one("key pair", name, [key for key in known if key.name == name], known)
+        return name
+
+
+def docker_mtu(wanted: int | str, networks: Iterable[str], catalogue: Catalogue) -> int:
+    """MTU in bytes for Docker on machines attached to `networks`: the smallest of theirs for "auto", else `wanted`.
+
+    A number needs no look-up where the networks are given by id; where they are looked up it must fit.
+    Raises ClientError.
+    """
+    names = list(networks)
+    if wanted == "auto":
+        return min(catalogue.network(name).mtu for name in names)
+    mtu = int(wanted)
+    for name in names:
+        if not _is_uuid(name) and mtu > catalogue.network(name).mtu:
+            raise ClientError(
+                f"host.mtu: {mtu}: is above the MTU of network {name} ({catalogue.network(name).mtu}); "
+                "lower it, or leave it at auto"
+            )
+    return mtu
+
+
+def _the_one(kind: str, name: str, found: list[Any], known: list[Any]) -> str:
+    if len(found) == 1:
+        return str(found[0].id)
+    if found:
+        ids = ", ".join(sorted(str(thing.id) for thing in found))
+        raise ClientError(f"{kind} {name}: the name is ambiguous; use one of the ids {ids}")
+    names = sorted({str(thing.name) for thing in known})
+    close = get_close_matches(name, names, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"there are: {', '.join(names) or 'none'}"
+    raise ClientError(f"{kind} {name}: does not exist in this cloud; {hint}")
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,89 @@
+"""SSH to a Docker host: the options that the docker provider, the readiness check and the drain share."""
+
+from asyncio import create_subprocess_exec, subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# Docker's own helper appends ConnectTimeout=30, which a booting machine exceeds; the first value counts.
+_CONNECT_TIMEOUT_SECONDS = 60
+# How long an idle master connection stays for the next client.
+_PERSIST_SECONDS = 60
+SSH_FAILED = 255
+
+
+@dataclass(frozen=True)
+class Login:
+    """User, TCP port and options for `ssh`; None leaves them to ssh_config(5)."""
+
+    user: str | None
+    port: int | None
+    options: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Result of a remote command; `status` is 255 when SSH itself failed."""
+
+    status: int
+    output: str
+    error: str
+
+
+def ssh_options(
+    host_key: str | None,
+    *,
+    jump_host: str | None = None,
+    identity_file: str | None = None,
+    options: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Command-line options for `ssh`, as the docker provider's sshOpts take them.
+
+    The host's key is always checked: against `host_key` ("ssh-ed25519 AAAA…"), which travels in the options themselves
+    so that no known_hosts file is needed on the next machine, or, when that is None, against the user's known_hosts.
+    All clients share one connection (ControlMaster). Options: ssh_config(5); KnownHostsCommand needs OpenSSH 8.5.
+    """
+    settings = {"StrictHostKeyChecking": "yes"}
+    if host_key is not None:
+        settings |= {
+            "KnownHostsCommand": f"/bin/echo %H {host_key}",
+            "UserKnownHostsFile": "/dev/null",
+            "GlobalKnownHostsFile": "/dev/null",
+        }
+    settings |= {
+        "BatchMode": "yes",
+        "ConnectTimeout": str(_CONNECT_TIMEOUT_SECONDS),
+        "ControlMaster": "auto",
+        "ControlPath": "~/.ssh/gitlab-runners-%C",
+        "ControlPersist": str(_PERSIST_SECONDS),
+        "ServerAliveInterval": "30",
+    }
+    if jump_host is not None:
+        settings["ProxyJump"] = jump_host
+    if identity_file is not None:
+        settings["IdentityFile"] = identity_file
+    settings |= {key: value for key, value in (options or {}).items() if key not in settings}
+    return [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
+
+
+async def run(host: str, login: Login, command: str) -> Answer:
+    """Runs a shell command on a host and waits for its end."""
+    # The master connection's socket lives there.
+    Path("~/.ssh").expanduser().mkdir(mode=0o700, exist_ok=True)
+    arguments = [*login.options, "-T"]
+    if login.user is not None:
+        arguments += ["-l", login.user]
+    if login.port is not None:
+        arguments += ["-p", str(login.port)]
+    process = await create_subprocess_exec(
+        "ssh",
+        *arguments,
+        "--",
+        host,
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    output, error = (stream.decode(errors="replace").strip() for stream in await process.communicate())
+    return Answer(process.returncode or 0, output, error)

@@ -1,0 +1,1 @@
+"""Components: one ComponentResource a file, named after the thing it is."""

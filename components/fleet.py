@@ -1,0 +1,171 @@
+"""The fleet: every runner on every host."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+
+from clients.lookups import Lookups, Machines
+from components.docker_connection import DockerConnection, DockerConnectionArgs
+from components.drain import SERVER_LABEL, Drain, DrainArgs
+from components.host_group import HostGroup, HostGroupArgs
+from components.leftovers import Leftovers
+from components.registration import Registration, RegistrationArgs
+from components.runner_manager import RunnerManager, RunnerManagerArgs
+from components.virtual_machine import VirtualMachine, VirtualMachineArgs
+from settings import DockerHost, OpenStackHost, Settings
+
+
+@dataclass(frozen=True)
+class FleetArgs:
+    """`gitlab_url` is GitLab as the runners reach it."""
+
+    project: str
+    stack: str
+    settings: Settings
+    lookups: Lookups
+    leftovers: Leftovers
+    gitlab_url: str
+
+
+@dataclass(frozen=True)
+class _Host:
+    name: str
+    connection: DockerConnection
+    mtu: int | None
+    addresses: pulumi.Output[list[str]] | None = None
+    machine: VirtualMachine | None = None
+
+
+class Fleet(pulumi.ComponentResource):
+    """Hosts, registrations and runner managers of a stack.
+
+    Outputs: `hosts`, by name, with addresses, MTU in bytes and Docker URL; `runners`, by name, with id, page, tags and
+    the containers' names.
+    """
+
+    hosts: pulumi.Output[Mapping[str, Any]]
+    runners: pulumi.Output[Mapping[str, Any]]
+
+    def __init__(self, name: str, args: FleetArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("gitlab-runners:index:Fleet", name, None, opts)
+        self._args = args
+        settings = args.settings
+        if isinstance(settings.host, OpenStackHost):
+            assert args.lookups.machines is not None
+            hosts = self._machines(settings.host, args.lookups.machines)
+        else:
+            hosts = [self._existing(settings.host)]
+        runners: dict[str, Any] = {}
+        managers: dict[str, list[RunnerManager]] = {host.name: [] for host in hosts}
+        for runner_name, runner in settings.runners.items():
+            registration = Registration(
+                f"{args.stack}-{runner_name}",
+                RegistrationArgs(
+                    runner=runner,
+                    description=runner.description or f"{args.stack} {runner_name}",
+                    pages=args.lookups.runner_pages.get(runner_name),
+                    leftovers=args.leftovers,
+                ),
+                opts=pulumi.ResourceOptions(parent=self),
+            )
+            containers = []
+            for host in hosts:
+                manager = RunnerManager(
+                    f"{host.name}-{runner_name}",
+                    RunnerManagerArgs(
+                        runner=runner,
+                        manager=settings.manager,
+                        token=registration.token,
+                        runner_id=registration.runner_id,
+                        gitlab_url=args.gitlab_url,
+                        connection=host.connection,
+                        labels=self._labels(host, runner_name),
+                        grace=settings.stop_grace_seconds,
+                        mtu=host.mtu,
+                    ),
+                    # Without the registration there is nothing to poll for: managers go first.
+                    opts=pulumi.ResourceOptions(parent=self, depends_on=[registration]),
+                )
+                managers[host.name].append(manager)
+                containers.append(manager.container.name)
+            runners[runner_name] = {
+                "id": registration.runner_id,
+                "page": registration.page,
+                "tags": list(runner.tags),
+                "containers": containers,
+            }
+        for host in hosts:
+            if host.machine is not None and isinstance(settings.host, OpenStackHost):
+                self._drain(host, host.machine, settings.host, managers[host.name])
+        self.hosts = pulumi.Output.from_input(
+            {
+                host.name: {"addresses": host.addresses, "mtu": host.mtu, "dockerUrl": host.connection.url}
+                for host in hosts
+            }
+        )
+        self.runners = pulumi.Output.from_input(runners)
+        self.register_outputs({"hosts": self.hosts, "runners": self.runners})
+
+    def _machines(self, host: OpenStackHost, found: Machines) -> list[_Host]:
+        args = self._args
+        description = f"{args.project}, stack {args.stack}"
+        group = HostGroup(
+            args.stack,
+            HostGroupArgs(host=host, description=description, leftovers=args.leftovers),
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        hosts = []
+        for number in range(1, host.count + 1):
+            name = f"{args.stack}-{number}"
+            machine = VirtualMachine(
+                name,
+                VirtualMachineArgs(
+                    host=host,
+                    group=group,
+                    found=found,
+                    metadata={"pulumi-project": args.project, "pulumi-stack": args.stack},
+                    description=f"{description}, host {name}",
+                    leftovers=args.leftovers,
+                ),
+                opts=pulumi.ResourceOptions(parent=self),
+            )
+            connection = DockerConnection(
+                name, DockerConnectionArgs(host, machine), opts=pulumi.ResourceOptions(parent=machine)
+            )
+            hosts.append(_Host(name, connection, found.mtu, machine.addresses, machine))
+        return hosts
+
+    def _existing(self, host: DockerHost) -> _Host:
+        name = f"{self._args.stack}-1"
+        connection = DockerConnection(name, DockerConnectionArgs(host), opts=pulumi.ResourceOptions(parent=self))
+        return _Host(name, connection, host.mtu)
+
+    def _labels(self, host: _Host, runner: str) -> dict[str, pulumi.Input[str]]:
+        labels: dict[str, pulumi.Input[str]] = {
+            "gitlab-runners.stack": self._args.stack,
+            "gitlab-runners.runner": runner,
+        }
+        if host.machine is not None:
+            labels[SERVER_LABEL] = host.machine.instance.id
+        return labels
+
+    def _drain(
+        self, host: _Host, machine: VirtualMachine, settings: OpenStackHost, managers: list[RunnerManager]
+    ) -> None:
+        Drain(
+            host.name,
+            DrainArgs(
+                server=machine.instance.id,
+                address=machine.address,
+                user=settings.ssh.user,
+                port=settings.ssh.port,
+                options=host.connection.ssh_options,
+                grace=self._args.settings.stop_grace_seconds,
+            ),
+            opts=pulumi.ResourceOptions(
+                parent=machine,
+                depends_on=[*machine.ssh_dependencies, *(manager.container for manager in managers)],
+            ),
+        )

@@ -1,0 +1,79 @@
+"""What the virtual machines of a stack share: security group, key pair, server group."""
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+import pulumi
+import pulumi_openstack as openstack
+
+from components.leftovers import Leftovers
+from settings import OpenStackHost
+
+
+@dataclass(frozen=True)
+class HostGroupArgs:
+    """`description` marks what is made, for people and for finding what an interrupted update left behind."""
+
+    host: OpenStackHost
+    description: str
+    leftovers: Leftovers
+
+
+class HostGroup(pulumi.ComponentResource):
+    """Security group that lets in SSH from the declared networks and nothing else; key pair; server group."""
+
+    security_group_id: pulumi.Output[str]
+    key_pair: pulumi.Input[str]
+    server_group_id: pulumi.Output[str] | None = None
+
+    def __init__(self, name: str, args: HostGroupArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("gitlab-runners:openstack:HostGroup", name, None, opts)
+        host = args.host
+        group = openstack.networking.SecGroup(
+            name,
+            name=name,
+            description=args.description,
+            delete_default_rules=True,
+            tags=list(host.tags),
+            opts=args.leftovers.before_create(self),
+        )
+        self.security_group_id = group.id
+        for ethertype in ("IPv4", "IPv6"):
+            openstack.networking.SecGroupRule(
+                f"{name}-out-{ethertype.lower()}",
+                security_group_id=group.id,
+                direction="egress",
+                ethertype=ethertype,
+                opts=args.leftovers.before_create(self),
+            )
+        for cidr in host.ssh_from:
+            openstack.networking.SecGroupRule(
+                f"{name}-ssh-{cidr}",
+                security_group_id=group.id,
+                direction="ingress",
+                ethertype="IPv6" if ":" in cidr else "IPv4",
+                protocol="tcp",
+                port_range_min=host.ssh.port,
+                port_range_max=host.ssh.port,
+                remote_ip_prefix=cidr,
+                opts=args.leftovers.before_create(self),
+            )
+        if host.key_pair.name is not None:
+            self.key_pair = host.key_pair.name
+        else:
+            public_key = host.key_pair.public_key or ""
+            self.key_pair = openstack.compute.Keypair(
+                name,
+                # A key pair cannot be changed, and its name is unique: another key gets another name.
+                name=f"{name}-{sha256(public_key.encode()).hexdigest()[:8]}",
+                public_key=public_key,
+                opts=args.leftovers.before_create(self),
+            ).name
+        if host.count > 1 and host.anti_affinity != "none":
+            self.server_group_id = openstack.compute.ServerGroup(
+                name,
+                name=name,
+                policies="anti-affinity" if host.anti_affinity == "hard" else "soft-anti-affinity",
+                opts=args.leftovers.before_create(self),
+            ).id
+        self.register_outputs({})

@@ -1,0 +1,140 @@
+"""What an interrupted update left behind, found and removed before its successor is created.
+
+When the answer to a create call is lost, the thing exists but Pulumi does not know it; the next update would make a
+second one. Each hook below runs just before a create call and removes what can only be such a remnant: it carries this
+stack's name and description, and nothing uses it.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pulumi
+from openstack.connection import Connection
+
+from clients.gitlab import GitLab, Scope
+from clients.openstack import Catalogue, explained
+
+_SECONDS_TO_DELETE = 300
+
+
+class Leftovers:
+    """Hooks for one stack. `catalogue` and `gitlab` are only used when something is created."""
+
+    def __init__(self, catalogue: Catalogue, gitlab: GitLab | None) -> None:
+        self._catalogue = catalogue
+        self._gitlab = gitlab
+        self._hook = pulumi.ResourceHook("remove-leftovers", self._remove)
+
+    def before_create(self, parent: pulumi.Resource, **options: Any) -> pulumi.ResourceOptions:
+        """Resource options with the hook, and with whatever else is given."""
+        hooks = pulumi.ResourceHookBinding(before_create=[self._hook])
+        return pulumi.ResourceOptions(parent=parent, hooks=hooks, **options)
+
+    async def _remove(self, args: pulumi.ResourceHookArgs) -> None:
+        if args.type == "gitlab:index/userRunner:UserRunner":
+            await asyncio.to_thread(self._remove_runner, dict(args.new_inputs or {}))
+            return
+        remover = _REMOVERS[args.type]
+
+        def remove() -> None:
+            with explained():
+                remover(self._catalogue.connection, dict(args.new_inputs or {}))
+
+        await asyncio.to_thread(remove)
+
+    def _remove_runner(self, runner: dict[str, Any]) -> None:
+        if self._gitlab is None:
+            return
+        if not self._gitlab.can_list:
+            pulumi.log.debug("the GitLab token lacks read_api: cannot look for runners that an interrupted update left")
+            return
+        scope: Scope = runner["runnerType"]
+        owner = runner.get("projectId") or runner.get("groupId")
+        for id_ in self._gitlab.unused_runners(scope, owner and int(owner), runner["description"]):
+            pulumi.log.warn(f"removing runner {id_}, which an interrupted update registered and nothing ever used")
+            self._gitlab.delete_runner(id_)
+
+
+def _said(kind: str, id_: str) -> None:
+    pulumi.log.warn(f"removing {kind} {id_}, which an interrupted update left behind")
+
+
+def _instance(cloud: Connection, inputs: dict[str, Any]) -> None:
+    # A port serves one machine: whatever holds ours was made for it and is not known to the stack.
+    for network in inputs["networks"]:
+        server = cloud.network.get_port(network["port"]).device_id
+        if server and (found := cloud.compute.find_server(server)):
+            _said("server", server)
+            cloud.compute.delete_server(found)
+            cloud.compute.wait_for_delete(found, wait=_SECONDS_TO_DELETE)
+
+
+def _port(cloud: Connection, inputs: dict[str, Any]) -> None:
+    ports = cloud.network.ports(name=inputs["name"], description=inputs["description"], network_id=inputs["networkId"])
+    for port in ports:
+        if not port.device_id:
+            _said("port", port.id)
+            cloud.network.delete_port(port)
+
+
+def _floating_ip(cloud: Connection, inputs: dict[str, Any]) -> None:
+    for address in cloud.network.ips(description=inputs["description"]):
+        if address.port_id is None:
+            _said("floating IP", address.floating_ip_address)
+            cloud.network.delete_ip(address)
+
+
+def _security_group(cloud: Connection, inputs: dict[str, Any]) -> None:
+    groups = cloud.network.security_groups(name=inputs["name"], description=inputs["description"])
+    for group in groups:
+        if not any(True for _ in cloud.network.ports(security_groups=group.id)):
+            _said("security group", group.id)
+            cloud.network.delete_security_group(group)
+
+
+def _security_group_rule(cloud: Connection, inputs: dict[str, Any]) -> None:
+    wanted = (
+        inputs["direction"],
+        inputs["ethertype"],
+        inputs.get("protocol"),
+        inputs.get("portRangeMin"),
+        inputs.get("portRangeMax"),
+        inputs.get("remoteIpPrefix"),
+    )
+    for rule in cloud.network.security_group_rules(security_group_id=inputs["securityGroupId"]):
+        if wanted == (
+            rule.direction,
+            rule.ether_type,
+            rule.protocol,
+            rule.port_range_min,
+            rule.port_range_max,
+            rule.remote_ip_prefix,
+        ):
+            _said("security group rule", rule.id)
+            cloud.network.delete_security_group_rule(rule)
+
+
+def _key_pair(cloud: Connection, inputs: dict[str, Any]) -> None:
+    for key in cloud.compute.keypairs():
+        if key.name == inputs["name"]:
+            _said("key pair", key.name)
+            cloud.compute.delete_keypair(key)
+
+
+def _server_group(cloud: Connection, inputs: dict[str, Any]) -> None:
+    for group in cloud.compute.server_groups():
+        if group.name == inputs["name"] and not group.member_ids:
+            _said("server group", group.id)
+            cloud.compute.delete_server_group(group)
+
+
+_REMOVERS: dict[str, Callable[[Connection, dict[str, Any]], None]] = {
+    "openstack:compute/instance:Instance": _instance,
+    "openstack:compute/keypair:Keypair": _key_pair,
+    "openstack:compute/serverGroup:ServerGroup": _server_group,
+    "openstack:networking/floatingIp:FloatingIp": _floating_ip,
+    "openstack:networking/port:Port": _port,
+    "openstack:networking/secGroup:SecGroup": _security_group,
+    "openstack:networking/secGroupRule:SecGroupRule": _security_group_rule,
+}

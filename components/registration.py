@@ -1,0 +1,62 @@
+"""A runner's registration in GitLab and its authentication token."""
+
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_gitlab as gitlab
+
+from components.leftovers import Leftovers
+from settings import Runner
+
+
+@dataclass(frozen=True)
+class RegistrationArgs:
+    """`description` is shown in GitLab; it also finds what an interrupted update registered.
+
+    `pages` is the URL below which the pages of its owner's runners lie, None where that is unknown.
+    """
+
+    runner: Runner
+    description: str
+    pages: str | None
+    leftovers: Leftovers
+
+
+class Registration(pulumi.ComponentResource):
+    """A runner in GitLab; for a runner with a token of its own, only that token."""
+
+    token: pulumi.Output[str]
+    """Authentication token; a secret."""
+    runner_id: pulumi.Output[int | None]
+    page: pulumi.Output[str | None]
+    """URL of the runner's page; None where the token may not read the path that it needs."""
+
+    def __init__(self, name: str, args: RegistrationArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("gitlab-runners:gitlab:Registration", name, None, opts)
+        runner, scope = args.runner, args.runner.scope
+        if scope is None:
+            assert runner.token is not None
+            self.token = pulumi.Output.secret(runner.token.get_secret_value())
+            self.runner_id = pulumi.Output.from_input(None)
+            self.page = pulumi.Output.from_input(None)
+        else:
+            # Every field is written: one that is left out keeps what GitLab has.
+            registered = gitlab.UserRunner(
+                name,
+                runner_type=scope,
+                project_id=runner.project,
+                group_id=runner.group,
+                description=args.description,
+                tag_lists=list(runner.tags),
+                untagged=runner.run_untagged,
+                locked=runner.locked and scope == "project_type",
+                access_level="ref_protected" if runner.protected else "not_protected",
+                paused=runner.paused,
+                maximum_timeout=runner.maximum_timeout,
+                maintenance_note=runner.maintenance_note,
+                opts=args.leftovers.before_create(self),
+            )
+            self.token = pulumi.Output.secret(registered.token)
+            self.runner_id = registered.id.apply(int)
+            self.page = registered.id.apply(lambda id_: args.pages and f"{args.pages}/{id_}")
+        self.register_outputs({"page": self.page})

@@ -1,0 +1,135 @@
+"""A runner manager: the gitlab-runner container on one host for one runner."""
+
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_docker as docker
+
+from components.docker_connection import DockerConnection
+from renderers.config_toml import ConfigToml, Dind, config_toml
+from renderers.daemon_json import dind_daemon_json
+from settings import Manager, Runner
+
+_CONFIGURATION_FOLDER = "/etc/gitlab-runner"
+_DIND_CONFIGURATION = "dind-daemon.json"
+_DOCKER_SOCKET = "/var/run/docker.sock"
+# Beyond the grace: Docker's kill and the removal.
+_DELETE_MARGIN_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class RunnerManagerArgs:
+    """`grace` in seconds, `mtu` in bytes (None leaves Docker's own); `labels` mark the container."""
+
+    runner: Runner
+    manager: Manager
+    token: pulumi.Output[str]
+    runner_id: pulumi.Output[int | None]
+    gitlab_url: str
+    connection: DockerConnection
+    labels: dict[str, pulumi.Input[str]]
+    grace: int
+    mtu: int | None
+
+
+class RunnerManager(pulumi.ComponentResource):
+    """Image, volume, configuration and container.
+
+    The configuration is written by a container of its own, which is never started and shares the volume: the docker
+    provider replaces a container when a file uploaded into it changes, and the manager must go on. It sees a new
+    config.toml within seconds. The volume also keeps the manager's system id.
+    """
+
+    container: docker.Container
+
+    def __init__(self, name: str, args: RunnerManagerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("gitlab-runners:docker:RunnerManager", name, None, opts)
+        on_host = args.connection.on_host
+        labels = [docker.ContainerLabelArgs(label=key, value=value) for key, value in args.labels.items()]
+        image = docker.RemoteImage(name, name=args.manager.reference, keep_locally=True, opts=on_host(self))
+        volume = docker.Volume(
+            name,
+            labels=[docker.VolumeLabelArgs(label=key, value=value) for key, value in args.labels.items()],
+            opts=on_host(self),
+        )
+        shared = docker.ContainerVolumeArgs(volume_name=volume.name, container_path=_CONFIGURATION_FOLDER)
+        uploads = [
+            docker.ContainerUploadArgs(
+                file=f"{_CONFIGURATION_FOLDER}/config.toml",
+                content=self._config_toml(name, args, volume),
+                permissions="0600",
+            )
+        ]
+        if args.runner.builds == "dind" and args.mtu is not None:
+            uploads.append(
+                docker.ContainerUploadArgs(
+                    file=f"{_CONFIGURATION_FOLDER}/{_DIND_CONFIGURATION}", content=dind_daemon_json(args.mtu)
+                )
+            )
+        configuration = docker.Container(
+            f"{name}-config",
+            image=image.image_id,
+            start=False,
+            must_run=False,
+            volumes=[shared],
+            uploads=uploads,
+            # It never runs, so there is nothing to drain.
+            opts=on_host(self, delete_before_replace=False),
+        )
+        self.container = docker.Container(
+            name,
+            image=image.image_id,
+            volumes=[
+                shared,
+                docker.ContainerVolumeArgs(host_path=self._docker_socket(args), container_path=_DOCKER_SOCKET),
+            ],
+            labels=labels,
+            restart="always",
+            # SIGQUIT lets running jobs end; SIGTERM would abort them (GitLab Runner docs, "Signals").
+            stop_signal="SIGQUIT",
+            stop_timeout=args.grace,
+            destroy_grace_seconds=args.grace,
+            opts=on_host(
+                self,
+                depends_on=[configuration],
+                delete_before_replace=True,
+                custom_timeouts=pulumi.CustomTimeouts(delete=f"{args.grace + _DELETE_MARGIN_SECONDS}s"),
+            ),
+        )
+        self.register_outputs({"container": self.container.name})
+
+    @staticmethod
+    def _config_toml(name: str, args: RunnerManagerArgs, volume: docker.Volume) -> pulumi.Output[str]:
+        runner, manager = args.runner, args.manager
+
+        def render(token: str, runner_id: int | None, volume_folder: str) -> str:
+            dind = None
+            if runner.builds == "dind":
+                dind = Dind(f"{volume_folder}/{_DIND_CONFIGURATION}" if args.mtu is not None else None)
+            return config_toml(
+                ConfigToml(
+                    name=name,
+                    url=args.gitlab_url,
+                    token=token,
+                    runner_id=runner_id,
+                    concurrent=manager.concurrent,
+                    check_interval=manager.check_interval,
+                    log_level=manager.log_level,
+                    log_format=manager.log_format,
+                    limit=runner.limit or manager.concurrent,
+                    image=runner.image,
+                    pull_policies=runner.pull_policies,
+                    volumes=runner.volumes,
+                    environment=runner.environment,
+                    mtu=args.mtu,
+                    dind=dind,
+                )
+            )
+
+        return pulumi.Output.all(args.token, args.runner_id, volume.mountpoint).apply(lambda known: render(*known))
+
+    @staticmethod
+    def _docker_socket(args: RunnerManagerArgs) -> pulumi.Output[str]:
+        return args.connection.url.apply(
+            lambda url: url.removeprefix("unix://") if url.startswith("unix://") else _DOCKER_SOCKET
+        )

@@ -1,0 +1,154 @@
+"""An OpenStack virtual machine with Docker, ready to be reached over SSH."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import pulumi
+import pulumi_openstack as openstack
+
+from clients.lookups import Machines
+from components.host_group import HostGroup
+from components.host_key import HostKey
+from components.leftovers import Leftovers
+from renderers.cloud_init import CloudInit, user_data
+from settings import OpenStackHost
+
+
+@dataclass(frozen=True)
+class VirtualMachineArgs:
+    """A machine of the stack. `description` marks what is made, as in HostGroupArgs; `metadata` is Nova's."""
+
+    host: OpenStackHost
+    group: HostGroup
+    found: Machines
+    metadata: dict[str, str]
+    description: str
+    leftovers: Leftovers
+
+
+class VirtualMachine(pulumi.ComponentResource):
+    """Host key, ports, server and floating IP.
+
+    Whatever would wipe the machine or restart it under its jobs (flavor, image, user_data, …) replaces it instead: the
+    new machine, with ports and a floating IP of its own, is there before the old one goes.
+    """
+
+    instance: openstack.compute.Instance
+    address: pulumi.Output[str]
+    """Where SSH reaches the machine, once it exists."""
+    addresses: pulumi.Output[list[str]]
+    host_key: pulumi.Output[str]
+    """Public SSH host key."""
+    ssh_dependencies: list[pulumi.Resource]
+    """What must exist before SSH can reach the machine."""
+
+    def __init__(self, name: str, args: VirtualMachineArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("gitlab-runners:openstack:VirtualMachine", name, None, opts)
+        host, group = args.host, args.group
+        key = HostKey(name, opts=pulumi.ResourceOptions(parent=self))
+        self.host_key = key.public_key
+        data = pulumi.Output.all(key.private_key, key.public_key).apply(
+            lambda keys: user_data(
+                CloudInit(
+                    user=host.ssh.user,
+                    mtu=args.found.mtu,
+                    install_docker=host.docker == "distribution",
+                    host_key_private=keys[0],
+                    host_key_public=keys[1],
+                )
+            )
+        )
+        trigger = self._trigger(args, data)
+        ports = [
+            openstack.networking.Port(
+                name if index == 0 else f"{name}-{index + 1}",
+                name=name if index == 0 else f"{name}-{index + 1}",
+                description=args.description,
+                network_id=network,
+                security_group_ids=[group.security_group_id],
+                tags=list(host.tags),
+                opts=args.leftovers.before_create(self, replacement_trigger=trigger),
+            )
+            for index, network in enumerate(args.found.network_ids)
+        ]
+        self.instance = openstack.compute.Instance(
+            name,
+            name=name,
+            flavor_id=args.found.flavor_id,
+            key_pair=group.key_pair,
+            availability_zone=host.availability_zone,
+            networks=[openstack.compute.InstanceNetworkArgs(port=port.id) for port in ports],
+            user_data=data,
+            metadata=host.metadata | args.metadata,
+            tags=list(host.tags),
+            scheduler_hints=(
+                [openstack.compute.InstanceSchedulerHintArgs(group=group.server_group_id)]
+                if group.server_group_id is not None
+                else None
+            ),
+            **self._disk(args),
+            # A hint only counts when the machine is placed: a second machine does not move the first.
+            opts=args.leftovers.before_create(self, replacement_trigger=trigger, ignore_changes=["schedulerHints"]),
+        )
+        self.ssh_dependencies = [self.instance]
+        fixed = ports[0].all_fixed_ips.apply(_preferred)
+        self.address = fixed
+        self.addresses = pulumi.Output.all(*(port.all_fixed_ips for port in ports)).apply(
+            lambda lists: [address for addresses in lists for address in addresses]
+        )
+        if host.floating_ip_pool is not None:
+            # An address of its own for each machine: the old one must stay reachable while it drains.
+            floating = openstack.networking.FloatingIp(
+                name,
+                pool=host.floating_ip_pool,
+                description=args.description,
+                tags=list(host.tags),
+                opts=args.leftovers.before_create(self, replacement_trigger=trigger),
+            )
+            association = openstack.networking.FloatingIpAssociate(
+                name,
+                floating_ip=floating.address,
+                port_id=ports[0].id,
+                opts=pulumi.ResourceOptions(parent=self, depends_on=[self.instance], replacement_trigger=trigger),
+            )
+            self.ssh_dependencies.append(association)
+            self.addresses = pulumi.Output.all(self.addresses, floating.address).apply(lambda all_: [*all_[0], all_[1]])
+            if host.ssh.address != "fixed":
+                self.address = floating.address
+        self.register_outputs({"addresses": self.addresses})
+
+    @staticmethod
+    def _disk(args: VirtualMachineArgs) -> dict[str, Any]:
+        volume = args.host.boot_volume
+        if volume is None:
+            return {"image_id": args.found.image_id}
+        return {
+            "block_devices": [
+                openstack.compute.InstanceBlockDeviceArgs(
+                    uuid=args.found.image_id,
+                    source_type="image",
+                    destination_type="volume",
+                    boot_index=0,
+                    volume_size=volume.size,
+                    volume_type=volume.type,
+                    delete_on_termination=True,
+                )
+            ]
+        }
+
+    @staticmethod
+    def _trigger(args: VirtualMachineArgs, data: pulumi.Output[str]) -> pulumi.Output[str]:
+        """Digest of all that makes it another machine. (A digest of a secret of high entropy is not one.)"""
+        host = args.host
+        parts = [args.found, host.boot_volume, host.availability_zone]
+        text = pulumi.Output.all(data, args.group.key_pair).apply(
+            lambda inputs: sha256(repr([*parts, *inputs]).encode()).hexdigest()
+        )
+        return pulumi.Output.unsecret(text)
+
+
+def _preferred(addresses: Sequence[str]) -> str:
+    """The first IPv4 address, else the first."""
+    return next((address for address in addresses if ":" not in address), addresses[0])

@@ -1,0 +1,136 @@
+"""user_data of a virtual machine, as cloud-config.
+
+It holds no token and nothing that changes often: a change replaces the machine, and a job that found a way to the
+metadata service could read it. The one private thing in it is the machine's own SSH host key: it opens nothing, and it
+lets the very first connection be checked.
+"""
+
+from dataclasses import dataclass
+from textwrap import dedent
+from typing import Any
+
+import yaml
+
+from renderers.daemon_json import daemon_json
+
+# Commands that cloud-init puts on the machine's PATH; the readiness check runs them over SSH.
+CHECK_MTU = "check-mtu"
+_METADATA_ADDRESS = "169.254.169.254"
+
+
+@dataclass(frozen=True)
+class CloudInit:
+    """What the user_data of one machine depends on."""
+
+    user: str
+    """Login that may use Docker."""
+    mtu: int
+    """Docker's MTU in bytes."""
+    install_docker: bool
+    """Whether cloud-init installs docker.io; else the image has Docker."""
+    host_key_private: str
+    """SSH host key (ed25519), OpenSSH private key format."""
+    host_key_public: str
+    """The same key's public half, one line."""
+
+
+def user_data(machine: CloudInit) -> str:
+    """cloud-config of a machine; keys as in cloud-init's module reference."""
+    configuration: dict[str, Any] = {
+        "groups": ["docker"],
+        "users": ["default", {"name": machine.user, "groups": ["docker"]}],
+        "ssh_pwauth": False,
+        "ssh_deletekeys": True,
+        "ssh_keys": {
+            "ed25519_private": machine.host_key_private.rstrip("\n") + "\n",
+            "ed25519_public": machine.host_key_public,
+        },
+        "write_files": [
+            _file("/etc/docker/daemon.json", daemon_json(machine.mtu)),
+            _file("/etc/docker/daemon-before-24.json", daemon_json(machine.mtu, network_options=False)),
+            _file("/usr/local/sbin/choose-docker-configuration", _CHOOSE_DOCKER_CONFIGURATION, "0755"),
+            _file("/etc/systemd/system/docker.service.d/10-configuration.conf", _DOCKER_DROP_IN),
+            _file("/etc/systemd/system/block-metadata.service", _BLOCK_METADATA_UNIT),
+            _file("/etc/ssh/sshd_config.d/10-docker-clients.conf", _SSHD),
+            _file(f"/usr/local/bin/{CHECK_MTU}", _check_mtu(machine.mtu), "0755"),
+        ],
+    }
+    if machine.install_docker:
+        configuration |= {"package_update": True, "packages": ["docker.io"]}
+    configuration["runcmd"] = [
+        ["systemctl", "daemon-reload"],
+        ["systemctl", "enable", "--now", "block-metadata.service"],
+        # An engine that refused the configuration at its first start gets the one chosen for it.
+        ["sh", "-c", "systemctl is-active --quiet docker || systemctl restart docker"],
+        [f"/usr/local/bin/{CHECK_MTU}"],
+    ]
+    return "#cloud-config\n" + yaml.dump(configuration, Dumper=_Dumper, sort_keys=False, width=1000)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes files as literal blocks, so that a diff of the user_data shows lines."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+
+def _file(path: str, content: str, permissions: str = "0644") -> dict[str, str]:
+    return {"path": path, "content": content, "permissions": permissions}
+
+
+# Engines before 24.0 refuse to start with default-network-opts, and those before 23.0 do not know --validate.
+_CHOOSE_DOCKER_CONFIGURATION = dedent("""\
+    #!/bin/sh
+    cd /etc/docker || exit 1
+    dockerd --validate --config-file=daemon.json || cp daemon-before-24.json daemon.json
+""")
+
+_DOCKER_DROP_IN = dedent("""\
+    [Service]
+    ExecStartPre=/usr/local/sbin/choose-docker-configuration
+""")
+
+# The raw table is not dockerd's: its restarts leave the rule alone. Packets from containers pass PREROUTING, the
+# machine's own do not.
+_BLOCK_METADATA_UNIT = dedent(f"""\
+    [Unit]
+    Description=Keep containers away from the metadata service
+    Before=docker.service
+
+    [Service]
+    Type=oneshot
+    RemainAfterExit=yes
+    ExecStart=/bin/sh -c 'iptables -w -t raw -C PREROUTING -d {_METADATA_ADDRESS} -j DROP \\
+      || iptables -w -t raw -I PREROUTING -d {_METADATA_ADDRESS} -j DROP'
+
+    [Install]
+    WantedBy=multi-user.target
+""")
+
+# Every Docker client is an SSH session of its own, and many start at once.
+_SSHD = dedent("""\
+    MaxSessions 100
+    MaxStartups 100:30:200
+""")
+
+
+def _check_mtu(mtu: int) -> str:
+    return dedent(f"""\
+        #!/bin/sh
+        # Fails when this machine's own interfaces carry less than the MTU that Docker was given.
+        needed={mtu}
+        interfaces=$(ip -o route show default | sed -n 's/.* dev \\([^ ]*\\).*/\\1/p')
+        if [ -z "$interfaces" ]; then
+          interfaces=$(for device in /sys/class/net/*/device; do basename "${{device%/device}}"; done)
+        fi
+        for interface in $interfaces; do
+          mtu=$(cat "/sys/class/net/$interface/mtu")
+          if [ "$mtu" -lt "$needed" ]; then
+            echo "interface $interface has MTU $mtu, but Docker was given $needed: set host.mtu or mend the network" >&2
+            exit 1
+          fi
+        done
+    """)

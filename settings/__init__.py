@@ -1,0 +1,26 @@
+"""What a stack may say: typed, validated, and the only code that reads the stack's own configuration."""
+
+from settings.load import SettingsError, load
+from settings.model import (
+    BootVolume,
+    DockerHost,
+    KeyPair,
+    Manager,
+    OpenStackHost,
+    Runner,
+    Settings,
+    Ssh,
+)
+
+__all__ = [
+    "BootVolume",
+    "DockerHost",
+    "KeyPair",
+    "Manager",
+    "OpenStackHost",
+    "Runner",
+    "Settings",
+    "SettingsError",
+    "Ssh",
+    "load",
+]

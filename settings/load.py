@@ -1,0 +1,118 @@
+"""Turns the raw configuration of a stack into Settings, or into one clear line for each mistake."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from settings.model import (
+    LABEL,
+    MAXIMUM_NAME_LENGTH,
+    NAME_SUFFIX_LENGTH,
+    BootVolume,
+    DockerHost,
+    KeyPair,
+    Manager,
+    OpenStackHost,
+    Runner,
+    Settings,
+    Ssh,
+)
+
+NAMESPACE = "gitlab-runners"
+_MODELS: tuple[type[BaseModel], ...] = (Settings, OpenStackHost, DockerHost, Ssh, KeyPair, BootVolume, Runner, Manager)
+
+
+class SettingsError(Exception):
+    """The stack's configuration is wrong; the text has one line for each mistake."""
+
+
+def load(stack: str, config: Mapping[str, str]) -> Settings:
+    """Validates the configuration of `stack`.
+
+    `config` maps full keys (`gitlab-runners:host`) to values as Pulumi hands them over: text, objects as JSON.
+    Keys of other namespaces are ignored. Raises SettingsError.
+    """
+    raw: dict[str, Any] = {}
+    for key, value in config.items():
+        namespace, _, name = key.partition(":")
+        if namespace == NAMESPACE:
+            raw[name] = _decoded(value)
+    if not raw:
+        raise SettingsError(
+            f"{NAMESPACE}: stack {stack} has no configuration; is there a file stacks/Pulumi.{stack}.yaml?"
+        )
+    try:
+        settings = Settings.model_validate_json(json.dumps(raw))
+    except ValidationError as error:
+        # The input is left out: it may hold a token.
+        raise SettingsError("\n".join(_lines(error.errors(include_url=False)))) from None
+    _check_names(stack, settings)
+    return settings
+
+
+def _decoded(value: str) -> Any:
+    if not value.startswith(("{", "[")):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
+def _check_names(stack: str, settings: Settings) -> None:
+    if not re.fullmatch(LABEL, stack):
+        raise SettingsError(f"stack name {stack}: use lower-case letters, digits and hyphens: it is part of host names")
+    host = f"{stack}-{settings.host_count}"
+    for runner in settings.runners:
+        length = len(f"{host}-{runner}") + NAME_SUFFIX_LENGTH
+        if length > MAXIMUM_NAME_LENGTH:
+            raise SettingsError(
+                f"{NAMESPACE}:runners.{runner}: the container's name would have {length} characters "
+                f"(stack, host, runner and a suffix); at most {MAXIMUM_NAME_LENGTH} are possible: shorten the runner's "
+                "or the stack's name"
+            )
+
+
+def _lines(errors: Sequence[ErrorDetails]) -> list[str]:
+    # A list whose only items are wrong is also reported as too short: say only what is wrong with the items.
+    parents = {error["loc"][:-1] for error in errors}
+    return [_line(error) for error in errors if not (error["type"] == "too_short" and error["loc"] in parents)]
+
+
+def _line(error: ErrorDetails) -> str:
+    # Inside a discriminated union pydantic names the branch (its tag) after the key; the stack file has no such level.
+    location = [part for index, part in enumerate(error["loc"]) if not (index == 1 and part in {"openstack", "docker"})]
+    kind = error["type"]
+    if location and location[-1] == "[key]":
+        location.pop()
+    where = NAMESPACE
+    for index, part in enumerate(location):
+        where += f"[{part}]" if isinstance(part, int) else f"{':' if index == 0 else '.'}{part}"
+    if kind == "extra_forbidden":
+        return f"{where}: unknown key{_suggestion(str(location[-1]))}"
+    if kind == "missing":
+        return f"{where}: is missing"
+    if kind in {"union_tag_not_found", "union_tag_invalid"}:
+        return f"{where}.kind: must be openstack or docker"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if kind == "too_short":
+        message = "is empty; name at least one"
+    if kind == "string_pattern_mismatch":
+        message = "use lower-case letters, digits and hyphens, with a letter or digit at both ends"
+    value = error["input"]
+    shown = "" if isinstance(value, dict | list | BaseModel) or "token" in location else f" {json.dumps(value)}:"
+    if not location:
+        # A rule over the whole stack names its key itself.
+        return f"{NAMESPACE}:{message}"
+    return f"{where}:{shown} {message}"
+
+
+def _suggestion(key: str) -> str:
+    known = {field.alias or name for model in _MODELS for name, field in model.model_fields.items()}
+    matches = get_close_matches(key, sorted(known), n=1)
+    return f"; did you mean {matches[0]}?" if matches else ""

@@ -1,0 +1,340 @@
+"""The stack file's model: every key, its type, its default and its meaning.
+
+Keys are camelCase in the stack file, as everywhere in Pulumi. Descriptions give the unit of sizes and times.
+"""
+
+import re
+from ipaddress import ip_network
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic.json_schema import WithJsonSchema
+
+# IPv6 needs 1280 bytes on every link (RFC 8200, section 5); 9216 is the largest jumbo frame that switches carry.
+MINIMUM_MTU = 1280
+MAXIMUM_MTU = 9216
+# GitLab refuses a runner's maximum job timeout below ten minutes (Runners API, maximum_timeout).
+MINIMUM_TIMEOUT_SECONDS = 600
+# A DNS label (RFC 1123), which a host name must be.
+LABEL = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
+MAXIMUM_NAME_LENGTH = 63
+# Pulumi appends "-" and seven hexadecimal digits to the name of a container.
+NAME_SUFFIX_LENGTH = 8
+MAXIMUM_HOSTS = 99
+# GitLab's limits for a tag's name and for a runner's texts.
+MAXIMUM_TAG_LENGTH = 255
+MAXIMUM_TEXT_LENGTH = 1024
+# What GitLab keeps about a runner; a runner with a token of its own was registered elsewhere.
+REGISTRATION_FIELDS = {"description", "tags", "run_untagged", "locked", "protected", "paused", "maintenance_note"}
+
+
+def _cidr(value: str) -> str:
+    try:
+        network = ip_network(value)
+    except ValueError as error:
+        raise ValueError(f"is not a CIDR ({error}); write a network like 192.0.2.0/24 or 2001:db8::/32") from None
+    if network.prefixlen == 0:
+        raise ValueError("lets the whole internet reach SSH; name the networks of your operators and of your CI")
+    return value
+
+
+def _tag(value: str) -> str:
+    if not value or value != value.strip() or "," in value or len(value) > MAXIMUM_TAG_LENGTH:
+        raise ValueError("is not a runner tag; use 1 to 255 characters without a comma or outer blanks")
+    return value
+
+
+def _mtu(value: Any) -> Any:
+    if value == "auto" or (type(value) is int and MINIMUM_MTU <= value <= MAXIMUM_MTU):
+        return value
+    raise ValueError(f'must be "auto" or a number of bytes from {MINIMUM_MTU} (IPv6 needs that much) to {MAXIMUM_MTU}')
+
+
+def _docker_url(value: str) -> str:
+    url = urlsplit(value)
+    if (url.scheme == "unix" and url.path.startswith("/")) or (url.scheme in {"ssh", "tcp"} and url.hostname):
+        return value
+    raise ValueError("must be unix:///path, ssh://user@host[:port] or tcp://host:port")
+
+
+def _web_url(value: str) -> str:
+    url = urlsplit(value)
+    if url.scheme in {"http", "https"} and url.hostname:
+        return value.rstrip("/")
+    raise ValueError("must be an http:// or https:// URL")
+
+
+def _host_key(value: str) -> str:
+    if re.fullmatch(r"(ssh-|ecdsa-)\S+ [A-Za-z0-9+/=]+( .*)?", value.strip()):
+        return " ".join(value.split()[:2])
+    raise ValueError("must be a public SSH host key like: ssh-ed25519 AAAA…")
+
+
+Cidr = Annotated[str, AfterValidator(_cidr)]
+Tag = Annotated[str, AfterValidator(_tag)]
+Mtu = Annotated[
+    int | str,
+    BeforeValidator(_mtu),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": MINIMUM_MTU, "maximum": MAXIMUM_MTU}]}),
+]
+Name = Annotated[str, Field(pattern=LABEL, max_length=MAXIMUM_NAME_LENGTH)]
+NonEmpty = Annotated[str, Field(min_length=1)]
+PublicKey = Annotated[str, AfterValidator(_host_key)]
+Secret = Annotated[
+    SecretStr,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "object", "properties": {"secure": {"type": "string"}}, "required": ["secure"]},
+            ]
+        }
+    ),
+]
+PullPolicy = Literal["always", "if-not-present", "never"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        extra="forbid",
+        frozen=True,
+        populate_by_name=True,
+        strict=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class Ssh(_Model):
+    """How SSH reaches the hosts. Keys come from the SSH agent and from ~/.ssh/config, as with `ssh` itself."""
+
+    user: NonEmpty = "debian"
+    """Login on the virtual machine; the image's default user (debian, ubuntu, …)."""
+    port: int = Field(22, ge=1, le=65535)
+    """TCP port of sshd."""
+    address: Literal["fixed", "floating"] | None = None
+    """Which address SSH uses; floating when `floatingIpPool` is set, else fixed."""
+    jump_host: NonEmpty | None = None
+    """Bastion to go through: [user@]host[:port], as for `ssh -J`."""
+    identity_file: NonEmpty | None = None
+    """Private key file, when the SSH agent does not hold the key; a relative path starts at the project's folder."""
+    options: dict[str, str] = Field(default_factory=dict)
+    """Further options of ssh_config(5), for instance ProxyCommand; not those that check the host key."""
+
+    @model_validator(mode="after")
+    def _no_weaker_check(self) -> Self:
+        reserved = {"stricthostkeychecking", "userknownhostsfile", "globalknownhostsfile", "knownhostscommand"}
+        for option in self.options:
+            if option.lower() in reserved:
+                raise ValueError(f"options.{option} is set by the program, which always checks the host key")
+        return self
+
+
+class KeyPair(_Model):
+    """The key pair that may log in: one that exists, by its name, or a public key from which one is made."""
+
+    name: NonEmpty | None = None
+    """Name of an existing Nova key pair."""
+    public_key: PublicKey | None = None
+    """OpenSSH public key."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.name is None) == (self.public_key is None):
+            raise ValueError("needs exactly one of name and publicKey")
+        return self
+
+
+class BootVolume(_Model):
+    """A Cinder volume to boot from, made from the image and deleted with the virtual machine."""
+
+    size: int = Field(ge=1)
+    """Size in GiB."""
+    type: NonEmpty | None = None
+    """Volume type; the cloud's default when absent."""
+
+
+class OpenStackHost(_Model):
+    """Virtual machines made in OpenStack."""
+
+    kind: Literal["openstack"]
+    count: int = Field(1, ge=1, le=MAXIMUM_HOSTS)
+    """How many virtual machines; every runner has a manager on each."""
+    flavor: NonEmpty
+    """Flavor, by name or id."""
+    image: NonEmpty
+    """Image with cloud-init, by name or id. Prefer the id: a name that moves to a newer image replaces the machines."""
+    network: NonEmpty
+    """Network, by name or id, which SSH and the floating IP use."""
+    additional_networks: tuple[NonEmpty, ...] = ()
+    """Further networks to attach, by name or id."""
+    floating_ip_pool: NonEmpty | None = None
+    """External network from which each machine gets a floating IP."""
+    boot_volume: BootVolume | None = None
+    """Boot from a volume instead of the flavor's local disk."""
+    availability_zone: NonEmpty | None = None
+    """Nova availability zone."""
+    anti_affinity: Literal["soft", "hard", "none"] = "soft"
+    """Whether the machines of a stack avoid each other's hypervisor; only used when count is above 1."""
+    key_pair: KeyPair
+    ssh_from: tuple[Cidr, ...] = Field(min_length=1)
+    """CIDRs from which SSH is allowed. Nothing else may come in."""
+    ssh: Ssh = Ssh()
+    mtu: Mtu = "auto"
+    """Docker's MTU in bytes: auto takes the smallest of the attached networks' from Neutron, a number overrides it."""
+    docker: Literal["distribution", "preinstalled"] = "distribution"
+    """Where Docker comes from: installed by cloud-init from the distribution (docker.io), or already in the image."""
+    metadata: dict[str, str] = Field(default_factory=dict)
+    """Nova metadata for the machines."""
+    tags: tuple[Tag, ...] = ()
+    """Tags for the machines, their ports and the security group."""
+    ready_timeout: int = Field(900, ge=30)
+    """Seconds to wait for a new machine to boot, install Docker and answer."""
+
+    @model_validator(mode="after")
+    def _address(self) -> Self:
+        if self.ssh.address == "floating" and self.floating_ip_pool is None:
+            raise ValueError("ssh.address is floating, which needs floatingIpPool")
+        return self
+
+
+class DockerHost(_Model):
+    """A Docker Engine that exists already."""
+
+    kind: Literal["docker"]
+    url: Annotated[str, AfterValidator(_docker_url)]
+    """unix:///path, ssh://user@host[:port] or tcp://host:port."""
+    host_key: PublicKey | None = None
+    """Public SSH host key of an ssh:// URL; without it the key must be in your known_hosts."""
+    ssh: Ssh = Ssh()
+    """jumpHost, identityFile and options for an ssh:// URL; user and port stand in the URL."""
+    cert_path: NonEmpty | None = None
+    """Folder with ca.pem, cert.pem and key.pem for a tcp:// URL with TLS."""
+    mtu: int | None = Field(None, ge=MINIMUM_MTU, le=MAXIMUM_MTU)
+    """MTU in bytes for job networks and Docker-in-Docker; the engine's own when absent."""
+    ready_timeout: int = Field(60, ge=5)
+    """Seconds to wait for the engine to answer."""
+
+
+class Runner(_Model):
+    """One runner: where it belongs in GitLab, which jobs it takes and how they run."""
+
+    project: int | None = Field(None, ge=1)
+    """Id of the project it belongs to."""
+    group: int | None = Field(None, ge=1)
+    """Id of the group it belongs to."""
+    instance: bool = False
+    """An instance runner; needs an administrator's token."""
+    token: Secret | None = None
+    """Authentication token (glrt-…) of a runner that exists already, instead of project, group or instance."""
+    description: Annotated[str, Field(max_length=MAXIMUM_TEXT_LENGTH)] = ""
+    """Shown in GitLab; "<stack> <runner>" when empty."""
+    tags: tuple[Tag, ...] = ()
+    """Tags that select jobs."""
+    run_untagged: bool = False
+    """Also take jobs without tags."""
+    locked: bool = True
+    """A project runner stays with its project."""
+    protected: bool = False
+    """Only take jobs of protected branches and tags."""
+    paused: bool = False
+    """Take no new jobs."""
+    maximum_timeout: int = Field(3600, ge=MINIMUM_TIMEOUT_SECONDS)
+    """Longest time in seconds that a job may take on this runner."""
+    maintenance_note: Annotated[str, Field(max_length=MAXIMUM_TEXT_LENGTH)] = ""
+    """Note for administrators."""
+    limit: int | None = Field(None, ge=1)
+    """Jobs at once on each host; `manager.concurrent` when absent."""
+    image: NonEmpty = "debian:13-slim"
+    """Image for jobs that name none."""
+    pull_policies: tuple[PullPolicy, ...] = ()
+    """How images are pulled, tried in this order; GitLab Runner's default (always) when empty."""
+    builds: Literal["none", "dind"] = "none"
+    """none: nothing is privileged; dind: a Docker-in-Docker service is, with TLS and the certificate volume."""
+    volumes: tuple[NonEmpty, ...] = ("/cache",)
+    """Volumes of job containers, as in config.toml."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """Variables for every job."""
+
+    @model_validator(mode="after")
+    def _one_scope(self) -> Self:
+        scopes = [self.project is not None, self.group is not None, self.instance, self.token is not None]
+        if sum(scopes) != 1:
+            raise ValueError("needs exactly one of project, group, instance and token")
+        if self.token is not None:
+            for field in sorted(REGISTRATION_FIELDS & self.model_fields_set):
+                raise ValueError(
+                    f"{to_camel(field)} is kept by the registration; with a token of your own set it in GitLab"
+                )
+        elif not self.tags and not self.run_untagged:
+            raise ValueError(
+                "has no tags and takes no untagged jobs, so it would never get one; set tags or runUntagged"
+            )
+        if any("docker.sock" in volume for volume in self.volumes):
+            raise ValueError("volumes must not give docker.sock to jobs: it is root on the host; use builds: dind")
+        return self
+
+    @property
+    def scope(self) -> Literal["project_type", "group_type", "instance_type"] | None:
+        """GitLab's runner_type, or None when an existing token is used."""
+        if self.project is not None:
+            return "project_type"
+        if self.group is not None:
+            return "group_type"
+        return "instance_type" if self.instance else None
+
+
+class Manager(_Model):
+    """The runner managers: the gitlab-runner containers."""
+
+    image: NonEmpty = "gitlab/gitlab-runner"
+    """Image of GitLab Runner, without a tag."""
+    # The newest 19.4 patch release of GitLab Runner.
+    version: NonEmpty = "v19.4.1"
+    """Tag of the image, or a digest (sha256:…)."""
+    concurrent: int = Field(4, ge=1)
+    """Jobs at once in one manager (`concurrent` in config.toml)."""
+    check_interval: int = Field(3, ge=1)
+    """Seconds between two polls for jobs (`check_interval` in config.toml)."""
+    log_level: Literal["debug", "info", "warn", "error", "fatal", "panic"] = "info"
+    log_format: Literal["runner", "text", "json"] = "json"
+    stop_grace: int | None = Field(None, ge=1)
+    """Seconds that running jobs get before a manager is replaced or removed; the longest maximumTimeout when absent."""
+
+    @property
+    def reference(self) -> str:
+        """Image reference as Docker takes it."""
+        return f"{self.image}@{self.version}" if self.version.startswith("sha256:") else f"{self.image}:{self.version}"
+
+
+class Settings(_Model):
+    """Everything that a stack says."""
+
+    host: Annotated[OpenStackHost | DockerHost, Field(discriminator="kind")]
+    runners: dict[Name, Runner] = Field(min_length=1)
+    """Runners by name."""
+    manager: Manager = Manager()
+    gitlab_url: Annotated[str, AfterValidator(_web_url)] | None = None
+    """URL under which runners reach GitLab, when it is not the one that the provider uses (`gitlab:baseUrl`)."""
+
+    @model_validator(mode="after")
+    def _grace_covers_jobs(self) -> Self:
+        longest = max(runner.maximum_timeout for runner in self.runners.values())
+        if self.manager.stop_grace is not None and self.manager.stop_grace < longest:
+            raise ValueError(
+                f"manager.stopGrace: {self.manager.stop_grace}: is shorter than the longest maximumTimeout "
+                f"({longest}), so an update would kill jobs"
+            )
+        return self
+
+    @property
+    def stop_grace_seconds(self) -> int:
+        """Seconds that a manager gets to finish its jobs."""
+        return self.manager.stop_grace or max(runner.maximum_timeout for runner in self.runners.values())
+
+    @property
+    def host_count(self) -> int:
+        """Number of Docker hosts."""
+        return self.host.count if isinstance(self.host, OpenStackHost) else 1
