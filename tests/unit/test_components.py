@@ -1,0 +1,271 @@
+"""What the components declare, through Pulumi's mocks: no engine, no provider, no network."""
+
+import asyncio
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pulumi
+import pytest
+import yaml
+from pulumi.runtime import mocks, rpc, settings
+
+from clients.lookups import Lookups, Machines
+from components.fleet import Fleet, FleetArgs
+from settings import DockerHost, KeyPair, Manager, OpenStackHost, Runner, Settings, Ssh
+
+HOST_KEY = "ssh-ed25519 AAAAhostkey"
+TOKEN = "glrt-the-token"
+
+
+@dataclass
+class Registered(pulumi.runtime.Mocks):
+    """Answers for the engine and remembers what was registered."""
+
+    resources: list[pulumi.runtime.MockResourceArgs] = field(default_factory=list)
+
+    def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
+        self.resources.append(args)
+        computed: dict[str, dict[str, Any]] = {
+            "openstack:networking/port:Port": {"allFixedIps": ["2001:db8::5", "10.0.0.5"]},
+            "openstack:networking/floatingIp:FloatingIp": {"address": "203.0.113.5"},
+            "gitlab:index/userRunner:UserRunner": {"token": TOKEN},
+            "docker:index/volume:Volume": {"name": args.name, "mountpoint": f"/volumes/{args.name}"},
+            "docker:index/remoteImage:RemoteImage": {"imageId": "sha256:1"},
+            "docker:index/container:Container": {"name": args.name},
+            "pulumi-python:dynamic/ssh:HostKey": {"private_key": "PRIVATE\n", "public_key": HOST_KEY},
+        }
+        id_ = "7" if args.typ.endswith("UserRunner") else f"{args.name}-id"
+        return id_, dict(args.inputs) | computed.get(args.typ, {})
+
+    def call(self, _args: pulumi.runtime.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
+        raise AssertionError("the program asks no provider anything")
+
+    def of(self, type_: str) -> list[pulumi.runtime.MockResourceArgs]:
+        return [resource for resource in self.resources if resource.typ.endswith(type_)]
+
+    def inputs(self, type_: str, name: str) -> dict[str, Any]:
+        return next(plain(resource.inputs) for resource in self.of(type_) if resource.name == name)
+
+
+def plain(value: Any) -> Any:
+    """A value without the envelope in which Pulumi hands secrets over."""
+    if isinstance(value, dict):
+        return (
+            plain(value["value"])
+            if rpc._special_sig_key in value
+            else {key: plain(each) for key, each in value.items()}
+        )
+    return [plain(each) for each in value] if isinstance(value, list) else value
+
+
+class NoLeftovers:
+    """Stands for the hooks: the mocks have no engine that would call them."""
+
+    def before_create(self, parent: pulumi.Resource, **options: Any) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions(parent=parent, **options)
+
+
+class NoCallbacks:
+    def register_resource_hook(self, _hook: pulumi.ResourceHook) -> None:
+        """The mocks call no hooks."""
+
+
+@pytest.fixture
+def registered() -> Iterator[Registered]:
+    answers = Registered()
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    mocks.set_mocks(answers, project="gitlab-runners", stack="dev", preview=False)
+    settings.SETTINGS.callbacks = NoCallbacks()
+    yield answers
+    asyncio.get_event_loop().close()
+
+
+HOST = OpenStackHost(
+    kind="openstack",
+    flavor="m1.small",
+    image="debian-13",
+    network="runners",
+    key_pair=KeyPair(name="me"),
+    ssh_from=("192.0.2.0/24",),
+)
+
+
+def declare(host: OpenStackHost | DockerHost = HOST, **runners: Runner) -> dict[str, Any]:
+    """Declares a fleet and returns its outputs."""
+    machines = Machines("flavor-id", "image-id", ["network-id"], 1450) if isinstance(host, OpenStackHost) else None
+    args = FleetArgs(
+        project="gitlab-runners",
+        stack="dev",
+        settings=Settings(
+            host=host, runners=runners or {"app": Runner(project=1, tags=("docker",))}, manager=Manager()
+        ),
+        lookups=Lookups(machines, {"app": "https://gitlab.example/team/app/-/runners"}),
+        leftovers=NoLeftovers(),  # type: ignore[arg-type]
+        gitlab_url="https://gitlab.example",
+    )
+    outputs: dict[str, Any] = {}
+
+    @pulumi.runtime.test  # type: ignore[untyped-decorator]
+    def program() -> pulumi.Output[None]:
+        fleet = Fleet("dev", args)
+        return pulumi.Output.all(hosts=fleet.hosts, runners=fleet.runners).apply(outputs.update)
+
+    program()
+    return outputs
+
+
+def config_toml(registered: Registered, name: str) -> dict[str, Any]:
+    uploads = registered.inputs("Container", f"{name}-config")["uploads"]
+    upload = next(upload for upload in uploads if upload["file"] == "/etc/gitlab-runner/config.toml")
+    return tomllib.loads(upload["content"])
+
+
+def test_outputs_tell_where_everything_is(registered: Registered) -> None:
+    assert declare() == {
+        "hosts": {
+            "dev-1": {
+                "addresses": ["2001:db8::5", "10.0.0.5"],
+                "mtu": 1450,
+                "dockerUrl": "ssh://debian@10.0.0.5:22",
+            }
+        },
+        "runners": {
+            "app": {
+                "id": 7,
+                "page": "https://gitlab.example/team/app/-/runners/7",
+                "tags": ["docker"],
+                "containers": ["dev-1-app"],
+            }
+        },
+    }
+
+
+def test_every_runner_has_a_manager_on_every_host(registered: Registered) -> None:
+    declare(
+        HOST.model_copy(update={"count": 2}),
+        app=Runner(project=1, tags=("a",)),
+        team=Runner(group=2, tags=("b",)),
+    )
+    assert {container.name for container in registered.of("Container")} == {
+        f"dev-{host}-{runner}{suffix}" for host in (1, 2) for runner in ("app", "team") for suffix in ("", "-config")
+    }
+    assert len(registered.of("UserRunner")) == 2
+
+
+def test_hosts_avoid_each_other_only_when_there_are_several(registered: Registered) -> None:
+    declare(HOST.model_copy(update={"count": 2, "anti_affinity": "hard"}))
+    assert registered.inputs("ServerGroup", "dev")["policies"] == "anti-affinity"
+    assert registered.inputs("Instance", "dev-2")["schedulerHints"] == [{"group": "dev-id"}]
+
+
+def test_a_single_host_needs_no_server_group(registered: Registered) -> None:
+    declare()
+    assert not registered.of("ServerGroup")
+
+
+def test_only_declared_networks_reach_ssh_and_nothing_else_comes_in(registered: Registered) -> None:
+    declare(HOST.model_copy(update={"ssh_from": ("192.0.2.0/24", "2001:db8::/32"), "ssh": Ssh(port=2222)}))
+    rules = [dict(rule.inputs) for rule in registered.of("SecGroupRule")]
+    inbound = [rule for rule in rules if rule["direction"] == "ingress"]
+    assert [(rule["ethertype"], rule["remoteIpPrefix"]) for rule in inbound] == [
+        ("IPv4", "192.0.2.0/24"),
+        ("IPv6", "2001:db8::/32"),
+    ]
+    assert all(rule["protocol"] == "tcp" for rule in inbound)
+    assert all(rule["portRangeMin"] == rule["portRangeMax"] == 2222 for rule in inbound)
+    assert registered.inputs("SecGroup", "dev")["deleteDefaultRules"] is True
+
+
+def test_a_public_key_becomes_a_key_pair(registered: Registered) -> None:
+    declare(HOST.model_copy(update={"key_pair": KeyPair(public_key="ssh-ed25519 AAAAme")}))
+    pair = registered.inputs("Keypair", "dev")
+    assert pair["publicKey"] == "ssh-ed25519 AAAAme"
+    assert registered.inputs("Instance", "dev-1")["keyPair"] == pair["name"]
+
+
+def test_booting_from_a_volume_sets_no_image_of_its_own(registered: Registered) -> None:
+    host = OpenStackHost.model_validate({**HOST.model_dump(), "boot_volume": {"size": 40}})
+    declare(host)
+    instance = registered.inputs("Instance", "dev-1")
+    assert "imageId" not in instance
+    (device,) = instance["blockDevices"]
+    assert (device["uuid"], device["volumeSize"], device["deleteOnTermination"]) == ("image-id", 40, True)
+
+
+def test_a_floating_ip_is_how_ssh_reaches_the_host(registered: Registered) -> None:
+    outputs = declare(HOST.model_copy(update={"floating_ip_pool": "public"}))
+    assert outputs["hosts"]["dev-1"]["dockerUrl"] == "ssh://debian@203.0.113.5:22"
+    assert outputs["hosts"]["dev-1"]["addresses"][-1] == "203.0.113.5"
+
+
+def test_unless_the_stack_asks_for_the_fixed_one(registered: Registered) -> None:
+    host = HOST.model_copy(update={"floating_ip_pool": "public", "ssh": Ssh(address="fixed")})
+    assert declare(host)["hosts"]["dev-1"]["dockerUrl"] == "ssh://debian@10.0.0.5:22"
+
+
+def test_the_host_key_is_known_before_the_first_contact(registered: Registered) -> None:
+    declare()
+    user_data = yaml.safe_load(registered.inputs("Instance", "dev-1")["userData"])
+    assert user_data["ssh_keys"]["ed25519_public"] == HOST_KEY
+    options = registered.inputs("pulumi:providers:docker", "dev-1")["sshOpts"]
+    assert f"KnownHostsCommand=/bin/echo %H {HOST_KEY}" in options
+    assert "StrictHostKeyChecking=yes" in options
+
+
+def test_the_managers_configuration_carries_token_and_mtu(registered: Registered) -> None:
+    declare()
+    runner = config_toml(registered, "dev-1-app")["runners"][0]
+    assert (runner["token"], runner["id"], runner["docker"]["network_mtu"]) == (TOKEN, 7, 1450)
+
+
+def test_docker_in_docker_mounts_its_configuration_from_the_managers_volume(registered: Registered) -> None:
+    declare(app=Runner(project=1, tags=("a",), builds="dind"))
+    volumes = config_toml(registered, "dev-1-app")["runners"][0]["docker"]["volumes"]
+    assert "/volumes/dev-1-app/dind-daemon.json:/etc/docker/daemon.json:ro" in volumes
+    uploads = registered.inputs("Container", "dev-1-app-config")["uploads"]
+    assert [upload["file"] for upload in uploads] == [
+        "/etc/gitlab-runner/config.toml",
+        "/etc/gitlab-runner/dind-daemon.json",
+    ]
+
+
+def test_a_manager_lets_jobs_end(registered: Registered) -> None:
+    declare(app=Runner(project=1, tags=("a",), maximum_timeout=7200))
+    manager = registered.inputs("Container", "dev-1-app")
+    assert manager["stopSignal"] == "SIGQUIT"
+    assert manager["stopTimeout"] == manager["destroyGraceSeconds"] == 7200
+    assert registered.inputs("Drain", "dev-1")["grace"] == 7200
+
+
+def test_every_field_of_a_registration_is_written(registered: Registered) -> None:
+    # The provider keeps what GitLab has for a field that is left out, so a removed setting would not take effect.
+    declare()
+    assert registered.inputs("UserRunner", "dev-app") == {
+        "runnerType": "project_type",
+        "projectId": 1,
+        "description": "dev app",
+        "tagLists": ["docker"],
+        "untagged": False,
+        "locked": True,
+        "accessLevel": "not_protected",
+        "paused": False,
+        "maximumTimeout": 3600,
+        "maintenanceNote": "",
+    }
+
+
+def test_a_token_of_its_own_registers_nothing(registered: Registered) -> None:
+    outputs = declare(app=Runner.model_validate({"token": "glrt-given"}))
+    assert not registered.of("UserRunner")
+    assert config_toml(registered, "dev-1-app")["runners"][0]["token"] == "glrt-given"
+    assert outputs["runners"]["app"]["id"] is None
+
+
+def test_an_existing_engine_gets_managers_and_no_machine(registered: Registered) -> None:
+    outputs = declare(DockerHost(kind="docker", url="unix:///run/user/1000/docker.sock"))
+    assert not registered.of("Instance")
+    assert outputs["hosts"]["dev-1"]["dockerUrl"] == "unix:///run/user/1000/docker.sock"
+    volumes = registered.inputs("Container", "dev-1-app")["volumes"]
+    assert {"hostPath": "/run/user/1000/docker.sock", "containerPath": "/var/run/docker.sock"} in volumes

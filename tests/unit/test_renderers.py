@@ -1,0 +1,183 @@
+"""The files that the program writes, exactly."""
+
+import json
+import subprocess
+import tomllib
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+import yaml
+
+from renderers.cloud_init import CHECK_MTU, CloudInit, user_data
+from renderers.config_toml import ConfigToml, Dind, config_toml
+from renderers.daemon_json import daemon_json, dind_daemon_json
+
+MACHINE = CloudInit(
+    user="debian", mtu=1450, install_docker=True, host_key_private="PRIVATE\nKEY\n", host_key_public="ssh-ed25519 AAAA"
+)
+MANAGER = ConfigToml(
+    name="dev-1-app",
+    url="https://gitlab.example",
+    token="glrt-token",
+    concurrent=4,
+    check_interval=3,
+    log_level="info",
+    log_format="json",
+    limit=2,
+    image="debian:13-slim",
+    runner_id=7,
+    volumes=["/cache"],
+    environment={"B": "2", "A": "1"},
+    mtu=1442,
+)
+
+
+def cloud_config(machine: CloudInit = MACHINE) -> dict[str, Any]:
+    text = user_data(machine)
+    assert text.startswith("#cloud-config\n")
+    configuration: dict[str, Any] = yaml.safe_load(text)
+    return configuration
+
+
+def files(machine: CloudInit = MACHINE) -> dict[str, dict[str, str]]:
+    return {file["path"]: file for file in cloud_config(machine)["write_files"]}
+
+
+def test_dockerd_gets_the_mtu_for_its_bridge_and_for_later_networks() -> None:
+    assert json.loads(daemon_json(1442)) == {
+        "mtu": 1442,
+        "default-network-opts": {"bridge": {"com.docker.network.driver.mtu": "1442"}},
+        "live-restore": True,
+        "log-driver": "json-file",
+        "log-opts": {"max-size": "10m", "max-file": "3"},
+        "default-address-pools": [{"base": "172.16.0.0/12", "size": 24}],
+    }
+
+
+def test_an_old_dockerd_gets_no_key_that_it_does_not_know() -> None:
+    assert "default-network-opts" not in json.loads(daemon_json(1442, network_options=False))
+
+
+def test_docker_in_docker_gets_the_mtu_twice_and_nothing_else() -> None:
+    assert json.loads(dind_daemon_json(1450)) == {
+        "mtu": 1450,
+        "default-network-opts": {"bridge": {"com.docker.network.driver.mtu": "1450"}},
+    }
+
+
+def test_config_toml_exactly() -> None:
+    assert config_toml(MANAGER) == dedent("""\
+        concurrent = 4
+        check_interval = 3
+        log_level = "info"
+        log_format = "json"
+
+        [[runners]]
+        name = "dev-1-app"
+        url = "https://gitlab.example"
+        token = "glrt-token"
+        executor = "docker"
+        limit = 2
+        environment = [
+            "A=1",
+            "B=2",
+        ]
+        id = 7
+
+        [runners.feature_flags]
+        FF_NETWORK_PER_BUILD = true
+        FF_DISABLE_AUTOMATIC_TOKEN_ROTATION = true
+
+        [runners.docker]
+        image = "debian:13-slim"
+        privileged = false
+        network_mtu = 1442
+        volumes = [
+            "/cache",
+        ]
+    """)
+
+
+def test_docker_in_docker_makes_only_its_services_privileged() -> None:
+    runner = tomllib.loads(config_toml(ConfigToml(**vars(MANAGER) | {"dind": Dind("/volume/dind.json")})))["runners"][0]
+    docker = runner["docker"]
+    assert docker["privileged"] is False
+    assert docker["services_privileged"] is True
+    assert docker["allowed_privileged_services"]
+    assert docker["volumes"] == ["/cache", "/certs/client", "/volume/dind.json:/etc/docker/daemon.json:ro"]
+    assert "DOCKER_TLS_CERTDIR=/certs" in runner["environment"]
+
+
+def test_without_an_mtu_docker_keeps_its_own() -> None:
+    docker = tomllib.loads(config_toml(ConfigToml(**vars(MANAGER) | {"mtu": None})))["runners"][0]["docker"]
+    assert "network_mtu" not in docker
+
+
+def test_text_that_needs_quoting_survives() -> None:
+    environment = {"GREETING": 'say "hi"\\n', "EMPTY": ""}
+    text = config_toml(ConfigToml(**vars(MANAGER) | {"environment": environment}))
+    assert tomllib.loads(text)["runners"][0]["environment"] == ["EMPTY=", 'GREETING=say "hi"\\n']
+
+
+def test_cloud_init_writes_dockers_configuration_before_docker_is_there() -> None:
+    assert files()["/etc/docker/daemon.json"]["content"] == daemon_json(1450)
+    assert cloud_config()["packages"] == ["docker.io"]
+
+
+def test_an_image_with_docker_installs_nothing() -> None:
+    configuration = cloud_config(CloudInit(**vars(MACHINE) | {"install_docker": False}))
+    assert "packages" not in configuration
+    assert "package_update" not in configuration
+
+
+def test_the_operator_may_use_docker() -> None:
+    configuration = cloud_config(CloudInit(**vars(MACHINE) | {"user": "ubuntu"}))
+    assert configuration["users"] == ["default", {"name": "ubuntu", "groups": ["docker"]}]
+    assert configuration["groups"] == ["docker"]
+
+
+@pytest.mark.parametrize("given", ["PRIVATE\nKEY", "PRIVATE\nKEY\n"])
+def test_the_host_key_ends_with_a_newline(given: str) -> None:
+    # Without it sshd does not read the key.
+    keys = cloud_config(CloudInit(**vars(MACHINE) | {"host_key_private": given}))["ssh_keys"]
+    assert keys == {"ed25519_private": "PRIVATE\nKEY\n", "ed25519_public": "ssh-ed25519 AAAA"}
+
+
+def test_containers_are_kept_from_the_metadata_service() -> None:
+    unit = files()["/etc/systemd/system/block-metadata.service"]["content"]
+    assert "-t raw -I PREROUTING -d 169.254.169.254 -j DROP" in unit
+    assert ["systemctl", "enable", "--now", "block-metadata.service"] in cloud_config()["runcmd"]
+
+
+def test_scripts_are_executable_and_valid_shell(tmp_path: Path) -> None:
+    scripts = [file for file in files().values() if file["content"].startswith("#!/bin/sh")]
+    assert len(scripts) == 2
+    for script in scripts:
+        assert script["permissions"] == "0755"
+        path = tmp_path / "script"
+        path.write_text(script["content"])
+        subprocess.run(["sh", "-n", path], check=True)
+
+
+@pytest.mark.parametrize(("mtu", "status"), [(1500, 0), (1450, 0), (1449, 1)])
+def test_the_machine_checks_that_its_interface_carries_the_mtu(tmp_path: Path, mtu: int, status: int) -> None:
+    # The script looks at the interface of the default route: give it one.
+    (tmp_path / "ip").write_text("#!/bin/sh\necho 'default via 192.0.2.1 dev test0 proto static'\n")
+    (tmp_path / "cat").write_text(f'#!/bin/sh\n[ "$1" = /sys/class/net/test0/mtu ] && echo {mtu}\n')
+    for name in ("ip", "cat"):
+        (tmp_path / name).chmod(0o755)
+    script = tmp_path / CHECK_MTU
+    script.write_text(files()[f"/usr/local/bin/{CHECK_MTU}"]["content"])
+    result = subprocess.run(
+        ["sh", script], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == status
+    assert bool(result.stderr) == bool(status)
+    if status:
+        assert "interface test0 has MTU 1449, but Docker was given 1450" in result.stderr
+
+
+def test_rendering_is_repeatable() -> None:
+    assert user_data(MACHINE) == user_data(MACHINE)
