@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from settings import DockerHost, OpenStackHost, Settings, SettingsError, load
+from settings.reference import page
 from settings.schema import stack_file_schema
 
 HOST: dict[str, Any] = {
@@ -157,6 +158,11 @@ def test_a_stack_without_a_file_is_named() -> None:
 def test_the_published_schema_is_the_models() -> None:
     published = json.loads(Path("docs/reference/stack.schema.json").read_text())
     assert published == stack_file_schema(), "run: python -m settings.schema > docs/reference/stack.schema.json"
+
+
+def test_the_published_reference_is_the_models() -> None:
+    published = Path("docs/reference/stack-file.md").read_text()
+    assert published == page(), "run: python -m settings.reference > docs/reference/stack-file.md"
 
 
 @pytest.mark.parametrize("path", sorted(Path("stacks").glob("Pulumi.*.yaml")), ids=str)
