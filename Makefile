@@ -1,0 +1,55 @@
+# Everything starts here: `make help`. STACK names the stack everywhere, PYTHON the Python to begin with (3.11 or newer).
+
+STACK ?= sandbox
+PYTHON ?= python3
+# OFFICIAL=1 tries again to download what could not be downloaded; YES=1 changes a real cloud without asking.
+OFFICIAL ?=
+YES ?=
+
+VENV := .venv/bin
+ON_STACK := --stack "$(STACK)" $(if $(YES),--yes)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup up preview refresh down test lint acceptance sandbox-up sandbox-down clean
+
+help: ## Show the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/\1|\2/p' $(firstword $(MAKEFILE_LIST)) \
+		| while IFS='|' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
+	@echo 'STACK=name chooses the stack (default: sandbox), YES=1 answers Pulumi, OFFICIAL=1 tries downloads again.'
+
+setup: ## Bring the Python environment, the Pulumi CLI and the provider plugins
+	@$(PYTHON) -m scripts.bootstrap $(if $(OFFICIAL),--official)
+
+up: setup ## Bring the stack up; in the sandbox, run a first job too
+	@$(VENV)/python -m scripts.stack up $(ON_STACK)
+
+preview: setup ## Show what `make up` would change
+	@$(VENV)/python -m scripts.stack preview $(ON_STACK)
+
+refresh: setup ## Take what is really there into the stack's state
+	@$(VENV)/python -m scripts.stack refresh $(ON_STACK)
+
+down: setup ## Remove everything that the stack declared; in the sandbox, the sandbox too
+	@$(VENV)/python -m scripts.stack down $(ON_STACK)
+
+test: setup ## Run the tests
+	@$(VENV)/python -m pytest -m "not acceptance"
+
+lint: setup ## Check style and types
+	@$(VENV)/ruff check .
+	@$(VENV)/ruff format --check .
+	@$(VENV)/mypy .
+
+acceptance: setup ## Run the long tests: a fault at every step
+	@$(VENV)/python -m pytest -m acceptance
+
+sandbox-up: setup ## Start the sandbox's clouds alone
+	@$(VENV)/python -m scripts.stack sandbox-up
+
+sandbox-down: setup ## End the sandbox, whatever state its stack is in
+	@$(VENV)/python -m scripts.stack sandbox-down
+
+clean: ## Remove what make brought into this folder; the shared cache stays
+	@if [ -d .sandbox ]; then echo 'error: the sandbox is still there; run `make down` first' >&2; exit 1; fi
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

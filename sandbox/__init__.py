@@ -1,0 +1,1 @@
+"""An OpenStack, a GitLab and machines with Docker, all on this computer, for trying and testing the program."""

@@ -1,0 +1,41 @@
+"""A double of GitLab's REST API: runners, their authentication and the job queue that they poll.
+
+It answers as GitLab does (status codes, error bodies, token scopes, pagination), so that the official provider,
+python-gitlab and GitLab Runner work against it. Beside the API it has control routes of the sandbox's own:
+
+- `POST /sandbox/jobs` {project, tags, image, services, script, variables, protected, timeout}: queue a job;
+- `GET /sandbox/jobs`, `GET /sandbox/jobs/:id`: status, runner and system_id; the single job also with its trace.
+"""
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from sandbox.gitlab.access import Tokens, seed
+from sandbox.gitlab.http import API, Refusal
+from sandbox.gitlab.instance import Instance
+from sandbox.gitlab.jobs import Jobs
+from sandbox.gitlab.runners import Runners
+from sandbox.store import Store
+
+__all__ = ["Tokens", "gitlab_app", "seed"]
+
+
+def gitlab_app(store: Store, external_url: Callable[[], str]) -> web.Application:
+    """The API over `store`, to be served at the root of its own port.
+
+    Args:
+        store: where all state is kept; call `seed` on it first.
+        external_url: the instance's URL without a path, as jobs and users are to see it; asked at each request.
+    """
+    app = web.Application()
+    instance = Instance(store, external_url)
+    runners = Runners(store, instance)
+    for part in (instance, runners, Jobs(store, instance, runners)):
+        app.add_routes(part.routes())
+    app.add_routes([web.route("*", f"{API}/{{rest:.*}}", _no_such_endpoint)])
+    return app
+
+
+async def _no_such_endpoint(_: web.Request) -> web.Response:
+    raise Refusal(404, {"error": "404 Not Found"})

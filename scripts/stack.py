@@ -1,0 +1,216 @@
+"""What `make` does with a stack: `python -m scripts.stack up --stack NAME`, and so on.
+
+The stack `sandbox` brings its own clouds, state and passphrase, and touches nothing of the user's; any other stack is
+run with the user's own state backend, credentials and environment.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from scripts.console import Failure, Step, failures_in_one_line
+from scripts.toolchain import ROOT, VENV, Toolchain
+
+SANDBOX = "sandbox"
+STACKS = ROOT / "stacks"
+# Public on purpose, and no secret depends on it: the sandbox's tokens open nothing but the sandbox.
+SANDBOX_PASSPHRASE = "sandbox"
+# What would lead a client elsewhere than into the sandbox; where Pulumi keeps its plugins stays the user's.
+FOREIGN_VARIABLES = re.compile(r"(?!PULUMI_HOME$)(OS|GITLAB|PULUMI|CI|SANDBOX)_")
+LOOPBACK = "localhost,127.0.0.0/8"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A stack: its name, the environment of its commands, and the file that says what it is, if not the usual one."""
+
+    name: str
+    environment: Mapping[str, str]
+    config_file: Path | None = None
+
+    def pulumi(self, command: str, *arguments: str) -> None:
+        """Runs a command of Pulumi on the stack's configuration; Failure when it fails."""
+        file = [f"--config-file={self.config_file}"] if self.config_file else []
+        if self.run(["pulumi", command, f"--stack={self.name}", *file, *arguments]):
+            raise Failure(f"`pulumi {command}` of the stack {self.name} failed, see above")
+
+    def run(self, command: Sequence[str]) -> int:
+        """Runs a command in the stack's environment and returns its exit status."""
+        return _wait(subprocess.Popen(command, cwd=ROOT, env=self.environment))
+
+
+def open_stack(name: str) -> Stack:
+    """A stack by its name, made in its backend when it is new there. Failure when it has no stack file."""
+    file = STACKS / f"Pulumi.{name.rpartition('/')[2]}.yaml"
+    if not file.exists():
+        known = ", ".join(
+            sorted(path.name.removeprefix("Pulumi.").removesuffix(".yaml") for path in STACKS.glob("Pulumi.*.yaml"))
+        )
+        raise Failure(f"there is no stack {name}: {file.relative_to(ROOT)} does not exist; stacks: {known or 'none'}")
+    stack = Stack(name, {**os.environ, **Toolchain.load().environment()})
+    if name == SANDBOX:
+        stack = sandbox_stack(ROOT / ".sandbox")
+    if stack.run(["pulumi", "stack", "select", "--create", name]):
+        raise Failure(f"the stack {name} cannot be opened in its state backend, see above")
+    return stack
+
+
+def sandbox_stack(state: Path) -> Stack:
+    """The stack of the sandbox that runs with this state folder."""
+    environment = {name: value for name, value in os.environ.items() if not FOREIGN_VARIABLES.match(name)}
+    environment |= Toolchain.load().environment() | _exports(state / "env")
+    backend = state / "pulumi"
+    backend.mkdir(parents=True, exist_ok=True)
+    environment |= {"PULUMI_BACKEND_URL": backend.as_uri(), "PULUMI_CONFIG_PASSPHRASE": SANDBOX_PASSPHRASE}
+    for name in ("NO_PROXY", "no_proxy"):
+        environment[name] = ",".join(filter(None, (os.environ.get(name), LOOPBACK)))
+    return Stack(SANDBOX, environment, _sandbox_config(state, environment))
+
+
+def _sandbox_config(state: Path, environment: Mapping[str, str]) -> Path:
+    """A copy of the sandbox's stack file with what only this machine knows: images, GitLab's URL and the SSH key."""
+    content: dict[str, Any] = yaml.safe_load((STACKS / f"Pulumi.{SANDBOX}.yaml").read_text())
+    config = content["config"]
+    manager = config.setdefault("gitlab-runners:manager", {})
+    manager["image"], _, manager["version"] = environment["SANDBOX_RUNNER_IMAGE"].rpartition(":")
+    for runner in config["gitlab-runners:runners"].values():
+        runner["image"] = environment["SANDBOX_JOB_IMAGE"]
+    config["gitlab-runners:gitlabUrl"] = environment["SANDBOX_GITLAB_URL"]
+    host = config["gitlab-runners:host"]
+    if host["kind"] == "openstack":
+        identity = state / "id_ed25519"
+        host["keyPair"] = {"publicKey": _public_key(identity)}
+        host.setdefault("ssh", {})["identityFile"] = str(identity)
+    file = state / f"Pulumi.{SANDBOX}.yaml"
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    return file
+
+
+def _public_key(identity: Path) -> str:
+    """The public half of the operator's key, which is made when there is none."""
+    if not identity.exists():
+        pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH
+        private = Ed25519PrivateKey.generate().private_bytes(pem, form, serialization.NoEncryption())
+        identity.touch(mode=0o600)
+        identity.write_bytes(private)
+    key = serialization.load_ssh_private_key(identity.read_bytes(), password=None)
+    ssh = serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    return key.public_key().public_bytes(*ssh).decode()
+
+
+def _exports(file: Path) -> dict[str, str]:
+    """The variables of a file of `export NAME='value'` lines."""
+    words = shlex.split(file.read_text(), comments=True)
+    pairs = (word.partition("=") for word in words if word != "export")
+    return {name: value for name, _, value in pairs}
+
+
+def up(name: str, yes: bool) -> None:
+    """Brings the stack up; the sandbox's then runs a first job."""
+    stack = _run_pulumi("up", name, yes)
+    if name == SANDBOX:
+        _first_job(stack)
+
+
+def down(name: str, yes: bool) -> None:
+    """Removes all that the stack declared; with the sandbox's, the sandbox as well."""
+    if name == SANDBOX and not (ROOT / ".sandbox").exists():
+        print("The sandbox is down.")
+        return
+    try:
+        _run_pulumi("destroy", name, yes)
+    except Failure as failure:
+        hint = "; `make sandbox-down` takes the whole sandbox away" if name == SANDBOX else ""
+        raise Failure(f"{failure}{hint}") from None
+    if name == SANDBOX:
+        sandbox_down()
+
+
+def _run_pulumi(command: str, name: str, yes: bool) -> Stack:
+    if name == SANDBOX:
+        # Also for `destroy`: clouds must answer to be emptied, even if the machine was restarted since.
+        sandbox_up()
+    stack = open_stack(name)
+    # A real cloud is changed after a look at the plan, as `pulumi` itself has it; the sandbox needs no such care.
+    confirmed = (yes or name == SANDBOX) and command != "preview"
+    stack.pulumi(command, *(["--yes"] if confirmed else []))
+    return stack
+
+
+def sandbox_up() -> None:
+    """Starts the sandbox's clouds, or finds them running."""
+    step = Step("Sandbox")
+    if _sandbox("up"):
+        raise Failure("the sandbox did not start, see above")
+    step.done("running")
+
+
+def sandbox_down() -> None:
+    """Ends the sandbox, and forgets what its clouds held: state about nothing would be wrong."""
+    step = Step("Sandbox")
+    if _sandbox("down"):
+        raise Failure("the sandbox could not be ended, see above")
+    shutil.rmtree(ROOT / ".sandbox", ignore_errors=True)
+    step.done("ended, nothing is left of it")
+
+
+def _sandbox(command: str) -> int:
+    return _wait(subprocess.Popen([str(VENV / "bin" / "python"), "-m", "sandbox", command], cwd=ROOT))
+
+
+def _first_job(stack: Stack) -> None:
+    assert stack.config_file is not None
+    runners = yaml.safe_load(stack.config_file.read_text())["config"]["gitlab-runners:runners"]
+    tags = next(iter(runners.values())).get("tags", [])
+    if stack.run([str(VENV / "bin" / "python"), "-m", "sandbox", "job", *(f"--tag={tag}" for tag in tags)]):
+        raise Failure("the runner is up, but the job did not succeed, see above")
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Waits for a command that the keyboard interrupts as well: Pulumi then ends what it has begun and saves it."""
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
+
+
+def main(arguments: Sequence[str]) -> None:
+    """One command on one stack."""
+    parser = argparse.ArgumentParser(prog="scripts.stack", description="Runs a command on a stack.")
+    commands = ("up", "preview", "refresh", "down", "sandbox-up", "sandbox-down", "run")
+    parser.add_argument("command", choices=commands)
+    parser.add_argument("--stack", default=SANDBOX)
+    parser.add_argument("--yes", action="store_true", help="do not ask before a real cloud is changed")
+    parser.add_argument("program", nargs="*", help="for run: a command, started in the stack's environment")
+    asked = parser.parse_args(arguments)
+    match asked.command:
+        case "up":
+            up(asked.stack, asked.yes)
+        case "down":
+            down(asked.stack, asked.yes)
+        case "sandbox-up":
+            sandbox_up()
+        case "sandbox-down":
+            sandbox_down()
+        case "run":
+            sys.exit(open_stack(asked.stack).run(asked.program))
+        case command:
+            _run_pulumi(command, asked.stack, asked.yes)
+
+
+if __name__ == "__main__":
+    with failures_in_one_line():
+        main(sys.argv[1:])

@@ -1,0 +1,63 @@
+"""Which Pulumi CLI and which plugins this checkout uses: `make setup` chooses them, everything else reads them here."""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.console import Failure
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PROVIDERS = ("docker", "gitlab", "openstack")
+
+_CHOICE = VENV / "toolchain.json"
+
+
+def pinned(package: str) -> str:
+    """The version of a package in requirements.txt, which is where every version of a tool comes from."""
+    found = re.search(rf"^{re.escape(package)}==(\S+)$", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    if found is None:
+        raise Failure(f"requirements.txt does not pin {package}")
+    return found[1]
+
+
+def users_pulumi_home() -> Path:
+    """Pulumi's folder of this user: the plugins and logins of all their projects."""
+    return Path(os.environ.get("PULUMI_HOME") or Path.home() / ".pulumi")
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """The folder of the Pulumi CLI, and the Pulumi home with stand-in plugins; None where all plugins are official."""
+
+    bin: Path
+    stand_ins: Path | None
+
+    def save(self) -> None:
+        """Keeps the choice for `load`."""
+        _CHOICE.write_text(json.dumps({"bin": str(self.bin), "stand_ins": self.stand_ins and str(self.stand_ins)}))
+
+    @staticmethod
+    def load() -> "Toolchain":
+        """The choice of the last `make setup`; Failure when there was none."""
+        if not _CHOICE.exists():
+            raise Failure("the tools are not set up yet: run `make setup`")
+        choice = json.loads(_CHOICE.read_text())
+        return Toolchain(Path(choice["bin"]), choice["stand_ins"] and Path(choice["stand_ins"]))
+
+    def environment(self) -> dict[str, str]:
+        """What to add to the environment of `pulumi`.
+
+        Official plugins lie in the user's own Pulumi home, as in any project. Stand-ins have a home to themselves, so
+        that no other project of the user ever meets one; the user's logins to state backends count there too.
+        """
+        # The language host that is built here does not know Pulumi.yaml's `virtualenv`: it takes PATH's first Python.
+        path = os.pathsep.join([str(VENV / "bin"), str(self.bin), os.environ["PATH"]])
+        environment = {"PATH": path, "VIRTUAL_ENV": str(VENV), "PULUMI_SKIP_UPDATE_CHECK": "true"}
+        if self.stand_ins:
+            environment["PULUMI_HOME"] = str(self.stand_ins)
+            environment["PULUMI_CREDENTIALS_PATH"] = os.environ.get("PULUMI_CREDENTIALS_PATH", str(users_pulumi_home()))
+            environment["PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"] = "true"
+        return environment
