@@ -33,7 +33,7 @@ def main() -> None:
     url = instance_url(providers["gitlab"], os.environ)
     gitlab = None
     if any(runner.scope is not None for runner in settings.runners.values()):
-        gitlab = GitLab(url, providers["gitlab"].get("token") or os.environ.get("GITLAB_TOKEN"))
+        gitlab = GitLab(url, providers["gitlab"], os.environ)
         gitlab.check_token()
     host = settings.host
     if isinstance(host, DockerHost):
@@ -49,6 +49,7 @@ def main() -> None:
             settings=settings,
             lookups=look_up(settings, catalogue, gitlab),
             leftovers=Leftovers(catalogue, gitlab),
+            gitlab_config=providers["gitlab"],
             gitlab_url=settings.gitlab_url or url,
         ),
     )

@@ -29,14 +29,16 @@ def instance_url(config: Mapping[str, str], environment: Mapping[str, str]) -> s
 class GitLab:
     """One GitLab instance with the token that the provider uses. Every method may raise ClientError."""
 
-    def __init__(self, url: str, token: str | None) -> None:
-        """`url` is the web URL."""
+    def __init__(self, url: str, config: Mapping[str, str], environment: Mapping[str, str]) -> None:
+        """`url` is the web URL; the rest comes from the provider's configuration and environment variables."""
+        token = config.get("token") or environment.get("GITLAB_TOKEN")
         if not token:
             raise ClientError(
                 "GitLab: no token; set it with `pulumi config set --secret gitlab:token` or in GITLAB_TOKEN"
             )
         self.url = url
-        self._client = gitlab.Gitlab(url, private_token=token, timeout=_TIMEOUT_SECONDS)
+        verify = False if config.get("insecure") == "true" else config.get("cacertFile", True)
+        self._client = gitlab.Gitlab(url, private_token=token, ssl_verify=verify, timeout=_TIMEOUT_SECONDS)
         self._scopes: set[str] | None = None
 
     def check_token(self) -> None:

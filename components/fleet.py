@@ -11,7 +11,7 @@ from components.docker_connection import DockerConnection, DockerConnectionArgs
 from components.drain import SERVER_LABEL, Drain, DrainArgs
 from components.host_group import HostGroup, HostGroupArgs
 from components.leftovers import Leftovers
-from components.registration import Registration, RegistrationArgs
+from components.registration import Registration, RegistrationArgs, gitlab_provider
 from components.runner_manager import RunnerManager, RunnerManagerArgs
 from components.virtual_machine import VirtualMachine, VirtualMachineArgs
 from settings import DockerHost, OpenStackHost, Settings
@@ -19,13 +19,14 @@ from settings import DockerHost, OpenStackHost, Settings
 
 @dataclass(frozen=True)
 class FleetArgs:
-    """`gitlab_url` is GitLab as the runners reach it."""
+    """`gitlab_config` is the gitlab provider's configuration, `gitlab_url` is GitLab as the runners reach it."""
 
     project: str
     stack: str
     settings: Settings
     lookups: Lookups
     leftovers: Leftovers
+    gitlab_config: Mapping[str, str]
     gitlab_url: str
 
 
@@ -57,6 +58,9 @@ class Fleet(pulumi.ComponentResource):
             hosts = self._machines(settings.host, args.lookups.machines)
         else:
             hosts = [self._existing(settings.host)]
+        provider = None
+        if any(runner.scope is not None for runner in settings.runners.values()):
+            provider = gitlab_provider(args.stack, args.gitlab_config, pulumi.ResourceOptions(parent=self))
         runners: dict[str, Any] = {}
         managers: dict[str, list[RunnerManager]] = {host.name: [] for host in hosts}
         for runner_name, runner in settings.runners.items():
@@ -67,6 +71,7 @@ class Fleet(pulumi.ComponentResource):
                     description=runner.description or f"{args.stack} {runner_name}",
                     pages=args.lookups.runner_pages.get(runner_name),
                     leftovers=args.leftovers,
+                    provider=provider,
                 ),
                 opts=pulumi.ResourceOptions(parent=self),
             )

@@ -1,5 +1,7 @@
 """A runner's registration in GitLab and its authentication token."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pulumi
@@ -13,13 +15,15 @@ from settings import Runner
 class RegistrationArgs:
     """`description` is shown in GitLab; it also finds what an interrupted update registered.
 
-    `pages` is the URL below which the pages of its owner's runners lie, None where that is unknown.
+    `pages` is the URL below which the pages of its owner's runners lie, None where that is unknown. `provider` is not
+    used for a runner with a token of its own.
     """
 
     runner: Runner
     description: str
     pages: str | None
     leftovers: Leftovers
+    provider: gitlab.Provider | None
 
 
 class Registration(pulumi.ComponentResource):
@@ -54,9 +58,31 @@ class Registration(pulumi.ComponentResource):
                 paused=runner.paused,
                 maximum_timeout=runner.maximum_timeout,
                 maintenance_note=runner.maintenance_note,
-                opts=args.leftovers.before_create(self),
+                opts=args.leftovers.before_create(self, provider=args.provider),
             )
             self.token = pulumi.Output.secret(registered.token)
             self.runner_id = registered.id.apply(int)
             self.page = registered.id.apply(lambda id_: args.pages and f"{args.pages}/{id_}")
         self.register_outputs({"page": self.page})
+
+
+def gitlab_provider(name: str, config: Mapping[str, str], opts: pulumi.ResourceOptions) -> gitlab.Provider:
+    """The gitlab provider from its own configuration (`config`, without the namespace) and environment variables.
+
+    It is explicit for one setting: the provider's own check reads the current user, which a token that may only create
+    and manage runners must not do. The program has checked the token before.
+    """
+    token = config.get("token")
+    return gitlab.Provider(
+        name,
+        early_auth_check=False,
+        base_url=config.get("baseUrl"),
+        token=pulumi.Output.secret(token) if token is not None else None,
+        cacert_file=config.get("cacertFile"),
+        client_cert=config.get("clientCert"),
+        client_key=config.get("clientKey"),
+        insecure=config.get("insecure") == "true" if "insecure" in config else None,
+        headers=json.loads(config["headers"]) if "headers" in config else None,
+        retries=int(config["retries"]) if "retries" in config else None,
+        opts=opts,
+    )

@@ -259,7 +259,7 @@ class Plugin(provider.Provider, ABC):
             return self._settled(resource, kind, work.id or "", {**base, **work.once})
 
         outputs = await self._run(
-            f"creating {request.name} ({request.type})",
+            f"creating {request.name} ({_token(request.type)})",
             create,
             lambda: (work.id, _outputs(kind, {**base, **work.once}, secret)),
         )
@@ -282,7 +282,7 @@ class Plugin(provider.Provider, ABC):
             resource.update(request.resource_id, old, wanted, kind.changes(old, wanted), work)
             return self._settled(resource, kind, request.resource_id, base)
 
-        outputs = await self._run(f"updating {request.name} ({request.type})", update)
+        outputs = await self._run(f"updating {request.name} ({_token(request.type)})", update)
         return provider.UpdateResponse(_outputs(kind, outputs, secret))
 
     async def read(self, request: provider.ReadRequest) -> provider.ReadResponse:
@@ -290,7 +290,7 @@ class Plugin(provider.Provider, ABC):
         resource, kind = self._find(request.type)
         state = {name: value for name, value in plain_map(request.properties).items() if name in kind.properties}
         found = await self._run(
-            f"reading {request.name} ({request.type})", lambda: resource.read(request.resource_id, state)
+            f"reading {request.name} ({_token(request.type)})", lambda: resource.read(request.resource_id, state)
         )
         if found is None:
             return provider.ReadResponse("")
@@ -318,7 +318,7 @@ class Plugin(provider.Provider, ABC):
         resource, _ = self._find(request.type)
         work = Work(request.timeout or resource.seconds, self._cancelled)
         await self._run(
-            f"deleting {request.name} ({request.type})",
+            f"deleting {request.name} ({_token(request.type)})",
             lambda: resource.delete(request.resource_id, plain_map(request.properties), work),
         )
 
@@ -341,9 +341,8 @@ class Plugin(provider.Provider, ABC):
 
     # How it is done
 
-    def _find(self, type_: str) -> tuple[Resource, Kind]:
-        # The SDK hands over the types of the parents as well, as they stand in the URN.
-        token = type_.rpartition("$")[2]
+    def _find(self, type: str) -> tuple[Resource, Kind]:
+        token = _token(type)
         if token not in self._resources:
             raise PluginError(f"{token} is not implemented by the stand-in for the official {self.name} plugin")
         return self._resources[token], self._kinds[token]
@@ -383,6 +382,17 @@ _DIFF_KINDS = {
     ("update", False): provider.PropertyDiffKind.UPDATE,
     ("update", True): provider.PropertyDiffKind.UPDATE_REPLACE,
 }
+
+
+def innermost(error: BaseException) -> str:
+    """What the network said, out of the errors that requests and urllib3 wrap around it."""
+    inner = next((argument for argument in error.args if isinstance(argument, BaseException)), None)
+    return str(error) if inner is None else innermost(inner)
+
+
+def _token(type: str) -> str:
+    """A resource's own type; the SDK hands over those of its parents as well, as they stand in the URN."""
+    return type.rpartition("$")[2]
 
 
 def _input(kind: Kind, name: str) -> bool:

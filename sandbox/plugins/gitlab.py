@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .common import Function, Plugin, PluginError, Resource, Work
+from .common import Function, Plugin, PluginError, Resource, Work, innermost
 from .difference import Change
 from .facts import Habits
 from .serve import main
@@ -155,7 +155,9 @@ class GitLab(Plugin):
 
         if isinstance(error, GitlabError):
             return f"GitLab answered: {error}"
-        return str(error) if isinstance(error, requests.RequestException) else None
+        if isinstance(error, requests.RequestException):
+            return f"{innermost(error)} (GitLab at {self.client.url})"
+        return None
 
     def get_current_user(self, arguments: Plain) -> Plain:
         """The user that the token belongs to."""

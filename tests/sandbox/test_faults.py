@@ -8,11 +8,11 @@ from typing import Any
 import gitlab
 import pytest
 import requests
-from inprocess import TIMEOUT_S, InProcess
 from openstack.connection import Connection
 from openstack.exceptions import HttpException
 
 from sandbox.faults import Fault, Faults
+from tests.sandbox.inprocess import TIMEOUT_S, InProcess
 
 
 @pytest.fixture

@@ -18,8 +18,9 @@ from typing import Any
 import openstack
 import pytest
 import yaml
-from inprocess import InProcess
 from openstack.exceptions import BadRequestException, ConflictException, HttpException, NotFoundException
+
+from tests.sandbox.inprocess import InProcess
 
 # A Connection of openstacksdk. By its types every finder may give None, which each test would have to rule out.
 Cloud = Any

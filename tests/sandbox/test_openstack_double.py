@@ -8,8 +8,9 @@ from typing import Any
 import openstack
 import pytest
 import requests
-from inprocess import TIMEOUT_S, InProcess
 from openstack.exceptions import BadRequestException, ConflictException, HttpException, NotFoundException, SDKException
+
+from tests.sandbox.inprocess import TIMEOUT_S, InProcess
 
 # A Connection of openstacksdk. By its types every finder may give None, which each test would have to rule out.
 Cloud = Any
@@ -62,7 +63,7 @@ def test_a_wrong_password_a_wrong_project_and_a_wrong_token_are_refused(sandbox:
 
 def test_an_application_credential_logs_in(sandbox: InProcess) -> None:
     credentials = sandbox.credentials
-    connection = openstack.connect(
+    connection: Cloud = openstack.connect(
         load_yaml_config=False,
         load_envvars=False,
         auth_type="v3applicationcredential",

@@ -110,7 +110,8 @@ def texts(answer: provider.CheckResponse) -> list[str]:
 
 
 def urn(token: str) -> str:
-    return f"urn:pulumi:test::project::{token}::thing"
+    # As in the program, where components are the parents of resources.
+    return f"urn:pulumi:test::project::project:index:Component${token}::thing"
 
 
 @pytest.fixture(scope="module")

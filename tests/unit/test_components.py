@@ -103,6 +103,7 @@ def declare(host: OpenStackHost | DockerHost = HOST, **runners: Runner) -> dict[
         ),
         lookups=Lookups(machines, {"app": "https://gitlab.example/team/app/-/runners"}),
         leftovers=NoLeftovers(),  # type: ignore[arg-type]
+        gitlab_config={"baseUrl": "https://gitlab.example/api/v4/", "token": "glpat-secret"},
         gitlab_url="https://gitlab.example",
     )
     outputs: dict[str, Any] = {}
@@ -256,9 +257,21 @@ def test_every_field_of_a_registration_is_written(registered: Registered) -> Non
     }
 
 
+def test_a_token_that_may_only_manage_runners_is_enough(registered: Registered) -> None:
+    # The provider would read the current user, which needs another scope.
+    declare()
+    provider = registered.inputs("pulumi:providers:gitlab", "dev")
+    assert provider == {
+        "earlyAuthCheck": "false",
+        "baseUrl": "https://gitlab.example/api/v4/",
+        "token": "glpat-secret",
+    }
+
+
 def test_a_token_of_its_own_registers_nothing(registered: Registered) -> None:
     outputs = declare(app=Runner.model_validate({"token": "glrt-given"}))
     assert not registered.of("UserRunner")
+    assert not registered.of("pulumi:providers:gitlab")
     assert config_toml(registered, "dev-1-app")["runners"][0]["token"] == "glrt-given"
     assert outputs["runners"]["app"]["id"] is None
 

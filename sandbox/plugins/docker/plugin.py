@@ -4,7 +4,7 @@ import os
 import threading
 from typing import Any, ClassVar
 
-from ..common import Plugin, PluginError, Resource, Work
+from ..common import Plugin, PluginError, Resource, Work, innermost
 from ..facts import Habits
 from ..values import Plain
 
@@ -226,7 +226,7 @@ class Docker(Plugin):
         from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
         if isinstance(error, (DockerException, requests.RequestException, HTTPError, OSError)):
-            return f"{error} (Docker at {self.engine.host})"
+            return f"{innermost(error)} (Docker at {self.engine.host})"
         return None
 
 

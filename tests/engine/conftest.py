@@ -1,0 +1,28 @@
+"""One sandbox for each worker; a project of its own for each module or test."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.engine.harness import Project, Sandbox
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Iterator[Sandbox]:
+    # A short path: a Unix socket's has room for about a hundred characters.
+    with TemporaryDirectory(prefix="glr-") as folder:
+        started = Sandbox(Path(folder))
+        try:
+            yield started
+        finally:
+            started.close()
+
+
+@pytest.fixture(scope="module")
+def project(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project that the tests of one module carry on, one after the other."""
+    used = Project(sandbox, tmp_path_factory.mktemp("project"))
+    yield used
+    used.destroy()

@@ -1,0 +1,276 @@
+"""The real program on the real engine, against a sandbox of its own."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import docker
+import gitlab
+import openstack
+import requests
+import yaml
+from docker.models.containers import Container
+from openstack.connection import Connection
+
+from scripts.stack import Stack, sandbox_stack
+
+ROOT = Path(__file__).parents[2]
+OWN_LABEL = "gitlab-runners.stack"
+Plan = dict[str, str]
+
+
+class Sandbox:
+    """A sandbox's clouds, and how to steer them."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self._command("up")
+        self.environment = sandbox_stack(state).environment
+        self.gitlab = gitlab.Gitlab(
+            self.environment["GITLAB_BASE_URL"].removesuffix("/api/v4"),
+            private_token=self.environment["SANDBOX_GITLAB_ADMINISTRATOR_TOKEN"],
+        )
+        self.docker = docker.DockerClient(base_url=self.environment["SANDBOX_DOCKER_HOST"])
+        clouds = yaml.safe_load((state / "clouds.yaml").read_text())["clouds"]["sandbox"]
+        self.openstack: Connection = openstack.connect(load_yaml_config=False, load_envvars=False, **clouds)
+
+    def close(self) -> None:
+        """Ends the sandbox and checks nothing."""
+        self.docker.close()
+        self._command("down")
+
+    def _command(self, command: str) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "sandbox", "--state", str(self.state), command],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+
+    def control(self, method: str, path: str, body: Any = None) -> Any:
+        """One call of the control API."""
+        answer = requests.request(method, f"{self.environment['SANDBOX_CONTROL_URL']}/{path}", json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def requests(self) -> list[dict[str, Any]]:
+        """The numbered API calls since the last `control("DELETE", "requests")`."""
+        return [entry for entry in self.control("GET", "requests") if entry["n"] is not None]
+
+    def put_job(self, script: Iterable[str], *, project: int = 100, **more: Any) -> int:
+        """Queues a job and returns its id."""
+        image = self.environment["SANDBOX_JOB_IMAGE"]
+        body = {"project": project, "tags": ["docker"], "image": image, "script": list(script)} | more
+        return int(self.control("POST", "jobs", body)["id"])
+
+    def job(self, id_: int) -> dict[str, Any]:
+        """A job with its status and trace."""
+        found: dict[str, Any] = self.control("GET", f"jobs/{id_}")
+        return found
+
+    def wait_for_job(self, id_: int, *states: str) -> dict[str, Any]:
+        """The job once it is in one of the states (by default: ended)."""
+        wanted = states or ("success", "failed", "canceled")
+        wait_until(lambda: self.job(id_)["status"] in wanted, f"job {id_} to be {' or '.join(wanted)}")
+        return self.job(id_)
+
+    def managers(self) -> list[Container]:
+        """Runner managers that run."""
+        return [
+            container
+            for container in self.docker.containers.list(filters={"label": OWN_LABEL})
+            if container.status == "running"
+        ]
+
+    def inventory(self) -> dict[str, int]:
+        """How many of each thing there are in the three clouds, whoever made them."""
+        cloud = self.openstack
+        return {
+            "servers": _count(cloud.compute.servers()),
+            "key pairs": _count(cloud.compute.keypairs()),
+            "server groups": _count(cloud.compute.server_groups()),
+            "ports": _count(cloud.network.ports()),
+            "floating IPs": _count(cloud.network.ips()),
+            "security groups": _count(group for group in cloud.network.security_groups() if group.name != "default"),
+            "security group rules": _count(
+                rule
+                for group in cloud.network.security_groups()
+                if group.name != "default"
+                for rule in group.security_group_rules
+            ),
+            "runners": len(self.gitlab.runners_all.list(get_all=True)),
+            "containers": len(self.docker.containers.list(all=True)),
+            # The runner's image brings further ones without a name, which go with their container.
+            "volumes": len(self.docker.volumes.list(filters={"label": OWN_LABEL})),
+        }
+
+
+NOTHING = {
+    "servers": 0,
+    "key pairs": 0,
+    "server groups": 0,
+    "ports": 0,
+    "floating IPs": 0,
+    "security groups": 0,
+    "security group rules": 0,
+    "runners": 0,
+    "containers": 0,
+    "volumes": 0,
+}
+
+
+@dataclass
+class Result:
+    """What a command of Pulumi printed and how it ended."""
+
+    status: int
+    output: str
+
+    @property
+    def errors(self) -> list[str]:
+        """Lines that tell an error."""
+        return [line.strip() for line in self.output.splitlines() if line.strip().startswith("error:")]
+
+
+@dataclass
+class Project:
+    """The program with a stack file of a test's own and a state of its own."""
+
+    sandbox: Sandbox
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        backend = self.folder / "state"
+        backend.mkdir(exist_ok=True)
+        # The sandbox's stack file, as `make` completes it for this machine.
+        self._stack: Stack = sandbox_stack(self.sandbox.state)
+        assert self._stack.config_file is not None
+        self.file = self.folder / "Pulumi.sandbox.yaml"
+        self.file.write_text(self._stack.config_file.read_text())
+        self.environment = {**self._stack.environment, "PULUMI_BACKEND_URL": backend.as_uri(), **self.environment}
+        assert self.run("stack", "init", "sandbox").status == 0
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The stack's configuration; change it with `configure`."""
+        config: dict[str, Any] = yaml.safe_load(self.file.read_text())["config"]
+        return config
+
+    def configure(self, change: Callable[[dict[str, Any]], object]) -> None:
+        """Changes the stack file: `change` gets the program's keys without their namespace."""
+        content = yaml.safe_load(self.file.read_text())
+        config = content["config"]
+        own = {key.removeprefix("gitlab-runners:"): value for key, value in config.items() if ":" in key}
+        change(own)
+        content["config"] = {key if ":" in key else f"gitlab-runners:{key}": value for key, value in own.items()}
+        self.file.write_text(yaml.safe_dump(content, sort_keys=False))
+
+    def run(self, *arguments: str, config: bool = False) -> Result:
+        """Runs a command of Pulumi; `config` hands it the stack file."""
+        file = [f"--config-file={self.file}"] if config else []
+        done = subprocess.run(
+            ["pulumi", *arguments, *file, "--non-interactive"],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout)
+
+    def preview(self) -> Plan:
+        """The plan: what would happen to which resource, without those that stay as they are."""
+        result = subprocess.run(
+            ["pulumi", "preview", "--stack=sandbox", "--json", f"--config-file={self.file}"],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return plan_of(json.loads(result.stdout)["steps"])
+
+    def failing_preview(self) -> Result:
+        """A preview that must not succeed."""
+        result = self.run("preview", "--stack=sandbox", config=True)
+        assert result.status != 0, result.output
+        return result
+
+    def up(self, *arguments: str) -> Result:
+        """Updates the stack; it must succeed."""
+        result = self.try_up(*arguments)
+        assert result.status == 0, result.output
+        return result
+
+    def try_up(self, *arguments: str) -> Result:
+        """Updates the stack, whatever comes of it."""
+        return self.run("up", "--stack=sandbox", "--yes", "--skip-preview", *arguments, config=True)
+
+    def refresh(self) -> Plan:
+        """Takes what is really there into the state and says what was found to be different."""
+        preview = subprocess.run(
+            ["pulumi", "refresh", "--stack=sandbox", "--preview-only", "--json", f"--config-file={self.file}"],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert preview.returncode == 0, preview.stdout + preview.stderr
+        result = self.run("refresh", "--stack=sandbox", "--yes", "--skip-preview", config=True)
+        assert result.status == 0, result.output
+        return plan_of(json.loads(preview.stdout)["steps"])
+
+    def destroy(self) -> Result:
+        """Destroys the stack; it must succeed."""
+        result = self.run("destroy", "--stack=sandbox", "--yes", "--skip-preview", config=True)
+        assert result.status == 0, result.output
+        return result
+
+    def outputs(self) -> dict[str, Any]:
+        """The stack's outputs."""
+        result = self.run("stack", "output", "--stack=sandbox", "--json")
+        assert result.status == 0, result.output
+        found: dict[str, Any] = json.loads(result.output)
+        return found
+
+    def export(self) -> dict[str, Any]:
+        """The state as it is stored."""
+        result = self.run("stack", "export", "--stack=sandbox")
+        assert result.status == 0, result.output
+        found: dict[str, Any] = json.loads(result.output)
+        return found
+
+
+def plan_of(steps: Iterable[dict[str, Any]]) -> Plan:
+    """Steps by "Type name"; a replacement counts once, and components are left out."""
+    plan: Plan = {}
+    for step in steps:
+        type_, name = step["urn"].split("::")[2].rpartition("$")[2], step["urn"].rpartition("::")[2]
+        own = type_.startswith(("gitlab-runners:", "pulumi:pulumi:"))
+        operation = {"create-replacement": "replace", "delete-replaced": "replace"}.get(step["op"], step["op"])
+        if operation != "same" and not own:
+            plan[f"{type_.rpartition(':')[2]} {name}"] = operation
+    return plan
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+    """Waits until something is so; the bound only ends a run that would hang."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"gave up waiting for {what}"
+        time.sleep(0.2)
+
+
+def _count(things: Iterable[Any]) -> int:
+    return sum(1 for _ in things)

@@ -1,0 +1,245 @@
+"""One stack from its first preview to its end; every test goes on where the one before it stopped."""
+
+import base64
+import json
+import re
+from typing import Any
+
+import pytest
+
+from tests.engine.harness import NOTHING, Project, Sandbox, wait_until
+
+TOKEN = re.compile(r"glrt-[\w.-]{20}")
+pytestmark = pytest.mark.docker
+
+
+def restarted(before: list[Any], after: list[Any]) -> set[str]:
+    """Names of managers that are not the same container any more."""
+    return {container.name for container in before} - {container.name for container in after}
+
+
+def test_preview_of_a_new_stack_creates_everything(project: Project) -> None:
+    assert project.preview() == {
+        "SecGroup sandbox": "create",
+        "SecGroupRule sandbox-out-ipv4": "create",
+        "SecGroupRule sandbox-out-ipv6": "create",
+        "SecGroupRule sandbox-ssh-127.0.0.0/8": "create",
+        "Keypair sandbox": "create",
+        "HostKey sandbox-1": "create",
+        "Port sandbox-1": "create",
+        "Instance sandbox-1": "create",
+        "FloatingIp sandbox-1": "create",
+        "FloatingIpAssociate sandbox-1": "create",
+        "docker sandbox-1": "create",
+        "Drain sandbox-1": "create",
+        "gitlab sandbox": "create",
+        "UserRunner sandbox-app": "create",
+        "UserRunner sandbox-team": "create",
+        **{
+            f"{type_} sandbox-1-{runner}": "create"
+            for runner in ("app", "team")
+            for type_ in ("RemoteImage", "Volume", "Container")
+        },
+        "Container sandbox-1-app-config": "create",
+        "Container sandbox-1-team-config": "create",
+    }
+
+
+def test_up_makes_it_and_a_job_runs(project: Project, sandbox: Sandbox) -> None:
+    project.up()
+    assert sandbox.inventory() == NOTHING | {
+        "servers": 1,
+        "key pairs": 1,
+        "ports": 1,
+        "floating IPs": 1,
+        "security groups": 1,
+        "security group rules": 3,
+        "runners": 2,
+        "containers": 4,
+        "volumes": 2,
+    }
+    job = sandbox.wait_for_job(sandbox.put_job(["echo the answer is $((6 * 7))", "cat /sys/class/net/eth0/mtu"]))
+    assert job["status"] == "success", job["trace"]
+    assert "the answer is 42" in job["trace"]
+    assert "\n1450\n" in job["trace"]
+
+
+def test_outputs_lead_to_everything(project: Project, sandbox: Sandbox) -> None:
+    outputs = project.outputs()
+    (server,) = sandbox.openstack.compute.servers()
+    addresses = [address["addr"] for network in server.addresses.values() for address in network]
+    assert outputs["hosts"]["sandbox-1"]["addresses"] == addresses
+    assert outputs["hosts"]["sandbox-1"]["mtu"] == 1450
+    app = outputs["runners"]["app"]
+    assert sandbox.gitlab.runners.get(app["id"]).description == "sandbox app"
+    assert app["page"].endswith(f"/team-a/app/-/runners/{app['id']}")
+    assert set(app["containers"]) <= {container.name for container in sandbox.managers()}
+
+
+def test_a_second_up_changes_nothing(project: Project, sandbox: Sandbox) -> None:
+    managers = sandbox.managers()
+    assert project.preview() == {}
+    project.up()
+    assert not restarted(managers, sandbox.managers())
+
+
+def test_tokens_stand_nowhere_in_plain_text(project: Project, sandbox: Sandbox) -> None:
+    state = json.dumps(project.export())
+    assert "UserRunner" in state
+    assert not TOKEN.search(state)
+    assert "OPENSSH PRIVATE KEY" not in state
+    assert not TOKEN.search(json.dumps(project.outputs()))
+    assert not TOKEN.search(project.run("preview", "--stack=sandbox", "--json", config=True).output)
+    assert not TOKEN.search(project.run("preview", "--stack=sandbox", "--diff", config=True).output)
+    (server,) = sandbox.openstack.compute.servers()
+    user_data = base64.b64decode(server.user_data).decode()
+    assert user_data.startswith("#cloud-config")
+    assert not TOKEN.search(user_data)
+    for container in sandbox.docker.containers.list(all=True):
+        inspected = json.dumps(container.attrs)
+        assert "gitlab-runner" in inspected
+        assert not TOKEN.search(inspected)
+    # The test would find one: this is where it belongs.
+    (manager, *_) = sandbox.managers()
+    assert TOKEN.search(config_toml(manager))
+
+
+def config_toml(manager: Any) -> str:
+    """The manager's configuration, read as Docker hands out files."""
+    stream, _ = manager.get_archive("/etc/gitlab-runner/config.toml")
+    return b"".join(stream).decode(errors="replace")
+
+
+def test_a_changed_configuration_restarts_nothing(project: Project, sandbox: Sandbox) -> None:
+    managers = sandbox.managers()
+    running = sandbox.put_job(["sleep 5", "echo done"])
+    sandbox.wait_for_job(running, "running")
+    project.configure(lambda config: config["runners"]["app"].update(environment={"GREETING": "hello"}, limit=1))
+    assert project.preview() == {"Container sandbox-1-app-config": "replace"}
+    project.up()
+    assert not restarted(managers, sandbox.managers())
+    wait_until(lambda: any("GREETING" in config_toml(manager) for manager in sandbox.managers()), "the new file")
+
+    def greeted() -> bool:
+        return "hello" in sandbox.wait_for_job(sandbox.put_job(["echo $GREETING"]))["trace"]
+
+    # The manager looks at its file every three seconds.
+    wait_until(greeted, "a job with the new environment")
+    assert sandbox.wait_for_job(running)["status"] == "success"
+
+
+def test_what_gitlab_keeps_is_changed_in_place(project: Project, sandbox: Sandbox) -> None:
+    project.configure(
+        lambda config: config["runners"]["app"].update(paused=True, tags=["docker", "linux"], maximumTimeout=1800)
+    )
+    assert project.preview()["UserRunner sandbox-app"] == "update"
+    project.up()
+    runner = sandbox.gitlab.runners.get(project.outputs()["runners"]["app"]["id"])
+    assert (runner.paused, sorted(runner.tag_list), runner.maximum_timeout) == (True, ["docker", "linux"], 1800)
+    project.configure(
+        lambda config: config["runners"]["app"].update(paused=False, tags=["docker"], maximumTimeout=3600)
+    )
+    project.up()
+
+
+def test_a_runner_more_and_a_runner_less_leave_the_others_alone(project: Project, sandbox: Sandbox) -> None:
+    managers = sandbox.managers()
+    extra = {"project": 101, "tags": ["web"], "image": "unused", "pullPolicies": ["never"]}
+    project.configure(lambda config: config["runners"].update(web=extra))
+    created = {
+        "UserRunner sandbox-web": "create",
+        "RemoteImage sandbox-1-web": "create",
+        "Volume sandbox-1-web": "create",
+        "Container sandbox-1-web-config": "create",
+        "Container sandbox-1-web": "create",
+    }
+    assert project.preview() == created
+    project.up()
+    assert len(sandbox.managers()) == len(managers) + 1
+    project.configure(lambda config: config["runners"].pop("web"))
+    assert project.preview() == dict.fromkeys(created, "delete")
+    project.up()
+    assert {manager.name for manager in sandbox.managers()} == {manager.name for manager in managers}
+    assert len(sandbox.gitlab.runners_all.list(get_all=True)) == 2
+
+
+def test_another_runner_image_lets_the_job_end_and_keeps_the_manager_known(project: Project, sandbox: Sandbox) -> None:
+    image = sandbox.docker.images.get(sandbox.environment["SANDBOX_RUNNER_IMAGE"])
+    image.tag("gitlab-runners-sandbox/runner-stand-in", "next")
+    managers = sandbox.managers()
+    runner = project.outputs()["runners"]["app"]["id"]
+    known = {manager["system_id"] for manager in sandbox.gitlab.http_list(f"/runners/{runner}/managers")}
+    running = sandbox.put_job(["sleep 6", "echo done"])
+    sandbox.wait_for_job(running, "running")
+    project.configure(lambda config: config["manager"].update(version="next"))
+    plan = project.preview()
+    assert {name: operation for name, operation in plan.items() if "Container" not in name} == {
+        "RemoteImage sandbox-1-app": "replace",
+        "RemoteImage sandbox-1-team": "replace",
+    }
+    assert set(plan.values()) == {"replace"}
+    project.up()
+    assert sandbox.wait_for_job(running)["status"] == "success"
+    # The same image by another name: Docker's id of it is the same, and so are the containers.
+    assert not restarted(managers, sandbox.managers())
+    assert known == {manager["system_id"] for manager in sandbox.gitlab.http_list(f"/runners/{runner}/managers")}
+
+
+def test_another_machine_takes_over_before_the_old_one_goes(project: Project, sandbox: Sandbox) -> None:
+    (old,) = sandbox.openstack.compute.servers()
+    runners = {runner.id for runner in sandbox.gitlab.runners_all.list(get_all=True)}
+    running = sandbox.put_job(["sleep 8", "echo done"])
+    sandbox.wait_for_job(running, "running")
+    project.configure(lambda config: config["host"].update(mtu=1400))
+    plan = project.preview()
+    on_machine = ("Port", "Instance", "FloatingIp", "FloatingIpAssociate", "docker", "Drain")
+    assert plan == {
+        **{f"{type_} sandbox-1": "replace" for type_ in on_machine},
+        **{
+            f"{type_} sandbox-1-{runner}": "replace"
+            for runner in ("app", "team")
+            for type_ in ("RemoteImage", "Volume", "Container")
+        },
+        "Container sandbox-1-app-config": "replace",
+        "Container sandbox-1-team-config": "replace",
+    }
+    project.up()
+    job = sandbox.wait_for_job(running)
+    assert job["status"] == "success", job["trace"]
+    (new,) = sandbox.openstack.compute.servers()
+    assert new.id != old.id
+    assert {runner.id for runner in sandbox.gitlab.runners_all.list(get_all=True)} == runners
+    assert sandbox.inventory()["ports"] == 1
+    assert sandbox.inventory()["floating IPs"] == 1
+    after = sandbox.wait_for_job(sandbox.put_job(["cat /sys/class/net/eth0/mtu"]))
+    assert "\n1400\n" in after["trace"]
+    assert project.preview() == {}
+
+
+def test_refresh_finds_what_was_changed_by_hand_and_up_mends_it(project: Project, sandbox: Sandbox) -> None:
+    cloud = sandbox.openstack.network
+    (group,) = [group for group in cloud.security_groups() if group.name == "sandbox"]
+    (rule,) = [rule for rule in cloud.security_group_rules(security_group_id=group.id) if rule.direction == "ingress"]
+    cloud.delete_security_group_rule(rule)
+    runner = sandbox.gitlab.runners.get(project.outputs()["runners"]["app"]["id"])
+    runner.tag_list = ["changed-by-hand"]
+    runner.save()
+    (manager,) = [manager for manager in sandbox.managers() if "-team" in (manager.name or "")]
+    manager.remove(force=True, v=True)
+    found = project.refresh()
+    assert found["SecGroupRule sandbox-ssh-127.0.0.0/8"] == "delete"
+    assert found["UserRunner sandbox-app"] == "update"
+    assert found["Container sandbox-1-team"] == "delete"
+    project.up()
+    assert project.preview() == {}
+    assert sandbox.gitlab.runners.get(runner.id).tag_list == ["docker"]
+    assert len(sandbox.managers()) == 2
+
+
+def test_destroy_lets_the_job_end_and_leaves_nothing(project: Project, sandbox: Sandbox) -> None:
+    running = sandbox.put_job(["sleep 5", "echo done"])
+    sandbox.wait_for_job(running, "running")
+    project.destroy()
+    assert sandbox.wait_for_job(running)["status"] == "success"
+    assert sandbox.inventory() == NOTHING
+    assert not sandbox.docker.volumes.list()
