@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import gitlab
 import requests
-from gitlab.exceptions import GitlabAuthenticationError, GitlabError, GitlabGetError
+from gitlab.exceptions import GitlabAuthenticationError, GitlabError
 
 from clients import ClientError
 
@@ -24,6 +24,14 @@ def instance_url(config: Mapping[str, str], environment: Mapping[str, str]) -> s
     """GitLab's web URL from the gitlab provider's configuration (`baseUrl` or GITLAB_BASE_URL)."""
     base = config.get("baseUrl") or environment.get("GITLAB_BASE_URL") or _DEFAULT_BASE_URL
     return base.rstrip("/").removesuffix("/api/v4")
+
+
+class _Refused(ClientError):
+    """GitLab's answer is an error; `status` is the HTTP status."""
+
+    def __init__(self, message: str, status: int | None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class GitLab:
@@ -44,13 +52,12 @@ class GitLab:
     def check_token(self) -> None:
         """Checks that GitLab answers and that the token's scopes allow to create and manage runners."""
         try:
-            with self._explained():
-                token = self._get("/personal_access_tokens/self")
-        except GitlabGetError as error:
-            if error.response_code == requests.codes.not_found:
+            token = self._get("/personal_access_tokens/self")
+        except _Refused as refused:
+            if refused.status == requests.codes.not_found:
                 # Not a personal, group or project access token: GitLab tells the scopes of no other kind.
                 return
-            raise ClientError(f"GitLab at {self.url}: {error.error_message}") from error
+            raise
         self._scopes = set(token["scopes"])
         missing = [sorted(wanted)[-1] for wanted in (_CREATE, _MANAGE) if not wanted & self._scopes]
         if missing:
@@ -89,15 +96,17 @@ class GitLab:
             return f"{self.url}/admin/runners"
         kind = "project" if scope == "project_type" else "group"
         try:
-            with self._explained():
-                return f"{self._get(f'/{kind}s/{owner}')['web_url']}/-/runners"
-        except GitlabGetError as error:
-            if error.response_code == requests.codes.not_found and self.can_list:
-                raise ClientError(f"GitLab: there is no {kind} {owner} that the token's user can see") from error
-            return None
+            return f"{self._get(f'/{kind}s/{owner}')['web_url']}/-/runners"
+        except _Refused as refused:
+            if refused.status == requests.codes.forbidden:
+                return None
+            if refused.status == requests.codes.not_found:
+                raise ClientError(f"GitLab: there is no {kind} {owner} that the token's user can see") from refused
+            raise
 
     def _get(self, path: str) -> dict[str, Any]:
-        answer = self._client.http_get(path)
+        with self._explained():
+            answer = self._client.http_get(path)
         if not isinstance(answer, dict):
             raise ClientError(f"GitLab at {self.url} does not answer {path} as an API would; check gitlab:baseUrl")
         return answer
@@ -110,7 +119,5 @@ class GitLab:
             raise ClientError(f"GitLab at {self.url} refuses the token: {error.error_message}") from error
         except requests.RequestException as error:
             raise ClientError(f"GitLab at {self.url} cannot be reached: {' '.join(str(error).split())}") from error
-        except GitlabGetError:
-            raise
         except GitlabError as error:
-            raise ClientError(f"GitLab at {self.url}: {error.error_message}") from error
+            raise _Refused(f"GitLab at {self.url}: {error.error_message}", error.response_code) from error

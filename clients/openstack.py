@@ -70,7 +70,7 @@ def connect(config: Mapping[str, str]) -> Connection:
         options["verify"] = False
     with explained():
         connection = openstack.connect(api_timeout=_TIMEOUT_SECONDS, **options)
-        connection.authorize()
+        connection.session.get_token()
         return connection
 
 

@@ -1,13 +1,18 @@
-"""Waiting, for a bounded time, until a host's Docker Engine answers."""
+"""A host's Docker Engine: waiting until it answers, and removing what an interrupted update left there."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import shlex
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import docker
 from docker.errors import DockerException
+from docker.models.containers import Container
+from docker.models.volumes import Volume
 from docker.tls import TLSConfig
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_fixed
 
@@ -16,6 +21,7 @@ from clients.ssh import SSH_FAILED, Login, run
 from settings import DockerHost
 
 _RETRY_SECONDS = 3
+_ENGINE_TIMEOUT_SECONDS = 10
 # Exit statuses of the check below that `cloud-init`, `check-mtu` and `docker` do not use themselves.
 _CLOUD_INIT_FAILED = 210
 _MTU_FAILED = 211
@@ -74,8 +80,8 @@ async def machine_ready(machine: Machine, timeout: int, report: Callable[[str], 
         timeout,
         lambda reason: report(f"waiting for {machine}: {reason}"),
         lambda reason: ClientError(
-            f"{machine} was not ready after {timeout} s: {reason}; look at the security group (host.sshFrom), "
-            f"at the SSH agent (ssh-add -l) and at `openstack console log show {machine.name}`"
+            f"{machine} was not ready after {timeout} s: {reason}; look at host.sshFrom, at the SSH agent (ssh-add -l) "
+            f"and at `openstack console log show {machine.name}`; if somebody deleted the machine, run `pulumi refresh`"
         ),
     )
 
@@ -96,7 +102,7 @@ async def engine_ready(host: DockerHost, options: Sequence[str], report: Callabl
 
     async def check_socket() -> None:
         try:
-            await asyncio.to_thread(_ping, url, host.cert_path)
+            await asyncio.to_thread(_ping, host)
         except DockerException as error:
             raise _NotYet(_line(str(error))) from error
 
@@ -108,18 +114,66 @@ async def engine_ready(host: DockerHost, options: Sequence[str], report: Callabl
     )
 
 
-def _ping(url: str, cert_path: str | None) -> None:
+async def remove_unused(
+    host: DockerHost | Machine, options: Sequence[str], kind: Literal["container", "volume"], labels: Mapping[str, str]
+) -> list[str]:
+    """Removes containers that were never started, or volumes that no container uses, with all of the labels.
+
+    `options` are for `ssh` to a DockerHost. Returns names or ids of what is removed. Raises ClientError.
+    """
+    if isinstance(host, DockerHost) and not host.url.startswith("ssh://"):
+        try:
+            return await asyncio.to_thread(_remove_unused, host, kind, labels)
+        except DockerException as error:
+            raise ClientError(f"Docker at {host.url}: {_line(str(error))}") from error
+    if isinstance(host, DockerHost):
+        url = urlsplit(host.url)
+        address, login = url.hostname or "", Login(url.username, url.port, options)
+    else:
+        address, login = host.address, host.ssh
+    which = ["--filter", "status=created" if kind == "container" else "dangling=true"]
+    for label, value in labels.items():
+        which += ["--filter", f"label={label}={value}"]
+    listing, removal = ("ps --all", "rm --volumes") if kind == "container" else ("volume ls", "volume rm")
+    answer = await run(address, login, f"docker {listing} --quiet {shlex.join(which)} | xargs -r docker {removal}")
+    if answer.status != 0:
+        raise ClientError(f"{address}: cannot look for what an interrupted update left: {_line(answer.error)}")
+    return answer.output.split()
+
+
+def _remove_unused(host: DockerHost, kind: Literal["container", "volume"], labels: Mapping[str, str]) -> list[str]:
+    filters: dict[str, str | list[str] | bool] = {"label": [f"{label}={value}" for label, value in labels.items()]}
+    with _client(host) as client:
+        found: list[Container] | list[Volume]
+        if kind == "container":
+            found = client.containers.list(all=True, filters=filters | {"status": "created"})
+            for container in found:
+                container.remove(v=True)
+        else:
+            found = client.volumes.list(filters=filters | {"dangling": True})
+            for volume in found:
+                volume.remove()
+        return [str(thing.name) for thing in found]
+
+
+def _ping(host: DockerHost) -> None:
+    with _client(host) as client:
+        client.ping()
+
+
+@contextmanager
+def _client(host: DockerHost) -> Iterator[docker.DockerClient]:
     tls: TLSConfig | bool = False
-    if cert_path is not None:
-        folder = Path(cert_path).expanduser()
+    if host.cert_path is not None:
+        folder = Path(host.cert_path).expanduser()
         tls = TLSConfig(
             client_cert=(str(folder / "cert.pem"), str(folder / "key.pem")),
             ca_cert=str(folder / "ca.pem"),
             verify=True,
         )
-    client = docker.DockerClient(base_url=url, tls=tls, timeout=10)
+    client = docker.DockerClient(base_url=host.url, tls=tls, timeout=_ENGINE_TIMEOUT_SECONDS)
     try:
-        client.ping()
+        yield client
     finally:
         client.close()
 

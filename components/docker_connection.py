@@ -1,17 +1,21 @@
 """The connection to a host's Docker Engine, and the gate before everything declared there."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pulumi
 import pulumi_docker as docker
 
-from clients.readiness import Machine, machine_ready
+from clients.readiness import Machine, machine_ready, remove_unused
 from clients.ssh import Login, ssh_options
 from components.virtual_machine import VirtualMachine
 from settings import DockerHost, OpenStackHost, Ssh
+
+_UNUSED: dict[str, Literal["container", "volume"]] = {
+    "docker:index/container:Container": "container",
+    "docker:index/volume:Volume": "volume",
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class DockerConnection(pulumi.ComponentResource):
     """A docker provider for one host.
 
     Nothing is created or changed on the host before it is ready; the check opens the SSH connection that all share.
+    What an interrupted update has left behind there is removed first, as in `components.leftovers`.
     """
 
     url: pulumi.Output[str]
@@ -34,11 +39,12 @@ class DockerConnection(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: DockerConnectionArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("gitlab-runners:docker:Connection", name, None, opts)
-        self._machine = args.machine
-        self._hooks: pulumi.ResourceHookBinding | None = None
+        self._name = name
+        self._args = args
         self._gate: asyncio.Task[None] | None = None
+        hook = pulumi.ResourceHook(f"prepare-{name}", self._prepare)
+        self._hooks = pulumi.ResourceHookBinding(before_create=[hook], before_update=[hook])
         host, machine = args.host, args.machine
-        cert_path = None
         if isinstance(host, OpenStackHost):
             assert machine is not None
             self.ssh_options = machine.host_key.apply(lambda key: options_for(host.ssh, key))
@@ -46,54 +52,63 @@ class DockerConnection(pulumi.ComponentResource):
             self.url = pulumi.Output.all(machine.address, machine.instance.id).apply(
                 lambda known: f"ssh://{host.ssh.user}@{_bracketed(known[0])}:{host.ssh.port}"
             )
-            hook = pulumi.ResourceHook(f"wait-for-{name}", self._wait_with(name, host, machine))
-            self._hooks = pulumi.ResourceHookBinding(before_create=[hook], before_update=[hook])
         else:
             is_ssh = host.url.startswith("ssh://")
             self.ssh_options = pulumi.Output.from_input(options_for(host.ssh, host.host_key) if is_ssh else [])
             self.url = pulumi.Output.from_input(host.url)
-            cert_path = host.cert_path
         self.provider = docker.Provider(
             name,
             host=self.url,
             ssh_opts=self.ssh_options,
-            cert_path=cert_path,
+            cert_path=host.cert_path if isinstance(host, DockerHost) else None,
             opts=self._options(self, depends_on=machine.ssh_dependencies if machine is not None else []),
         )
         self.register_outputs({"url": self.url})
 
-    def on_host(self, parent: pulumi.Resource, **options: Any) -> pulumi.ResourceOptions:
-        """Options for a resource on this host: replaced and deleted with its machine, and not before it is ready."""
-        return self._options(parent, provider=self.provider, **options)
+    def on_host(
+        self, parent: pulumi.Resource, *, trigger: pulumi.Input[str] | None = None, **options: Any
+    ) -> pulumi.ResourceOptions:
+        """Options for a resource on this host: replaced and deleted with its machine, and not before it is ready.
 
-    def _options(self, parent: pulumi.Resource, **options: Any) -> pulumi.ResourceOptions:
-        if self._machine is None:
-            return pulumi.ResourceOptions(parent=parent, **options)
-        return pulumi.ResourceOptions(
-            parent=parent,
-            hooks=self._hooks,
-            replacement_trigger=self._machine.instance.id,
-            deleted_with=self._machine.instance,
-            **options,
-        )
+        `trigger` is something else whose change replaces it.
+        """
+        return self._options(parent, trigger=trigger, provider=self.provider, **options)
 
-    def _wait_with(
-        self, name: str, host: OpenStackHost, machine: VirtualMachine
-    ) -> Callable[[pulumi.ResourceHookArgs], Coroutine[Any, Any, None]]:
-        async def ready() -> None:
-            address, options = await pulumi.Output.all(machine.address, self.ssh_options).future() or []
-            await machine_ready(
-                Machine(name, address, Login(host.ssh.user, host.ssh.port, options)),
-                host.ready_timeout,
-                lambda line: pulumi.log.info(line, resource=self, ephemeral=True),
-            )
+    def _options(
+        self, parent: pulumi.Resource, *, trigger: pulumi.Input[str] | None = None, **options: Any
+    ) -> pulumi.ResourceOptions:
+        if self._args.machine is not None:
+            instance = self._args.machine.instance
+            options["deleted_with"] = instance
+            trigger = instance.id if trigger is None else pulumi.Output.concat(instance.id, " ", trigger)
+        return pulumi.ResourceOptions(parent=parent, hooks=self._hooks, replacement_trigger=trigger, **options)
 
-        async def wait(_: pulumi.ResourceHookArgs) -> None:
+    async def _prepare(self, args: pulumi.ResourceHookArgs) -> None:
+        host, options = await self._reach()
+        if isinstance(host, Machine):
             # Once for all that is declared on the host.
-            self._gate = self._gate or asyncio.ensure_future(ready())
+            self._gate = self._gate or asyncio.ensure_future(self._ready(host))
             await self._gate
+        kind = _UNUSED.get(args.type)
+        if kind is not None and args.old_inputs is None:
+            labels = {label["label"]: label["value"] for label in (args.new_inputs or {})["labels"]}
+            for removed in await remove_unused(host, options, kind, labels):
+                pulumi.log.warn(f"removed {kind} {removed}, which an interrupted update left on {self._name}")
 
-        return wait
+    async def _reach(self) -> tuple[DockerHost | Machine, list[str]]:
+        host, machine = self._args.host, self._args.machine
+        options = await self.ssh_options.future() or []
+        if isinstance(host, DockerHost):
+            return host, options
+        assert machine is not None
+        address = await machine.address.future() or ""
+        return Machine(self._name, address, Login(host.ssh.user, host.ssh.port, options)), options
+
+    async def _ready(self, machine: Machine) -> None:
+        assert isinstance(self._args.host, OpenStackHost)
+        await machine_ready(
+            machine, self._args.host.ready_timeout, lambda line: pulumi.log.info(line, resource=self, ephemeral=True)
+        )
 
 
 def options_for(ssh: Ssh, host_key: str | None) -> list[str]:

@@ -27,9 +27,13 @@ class Leftovers:
         self._hook = pulumi.ResourceHook("remove-leftovers", self._remove)
 
     def before_create(self, parent: pulumi.Resource, **options: Any) -> pulumi.ResourceOptions:
-        """Resource options with the hook, and with whatever else is given."""
+        """Resource options with the hook, and with whatever else is given.
+
+        A replacement is made before the old one goes. (Providers delete first what has a name given, for names that
+        must be unique; the names of what we declare need not be, or contain what they stand for.)
+        """
         hooks = pulumi.ResourceHookBinding(before_create=[self._hook])
-        return pulumi.ResourceOptions(parent=parent, hooks=hooks, **options)
+        return pulumi.ResourceOptions(parent=parent, hooks=hooks, delete_before_replace=False, **options)
 
     async def _remove(self, args: pulumi.ResourceHookArgs) -> None:
         if args.type == "gitlab:index/userRunner:UserRunner":

@@ -1,6 +1,7 @@
 """A runner manager: the gitlab-runner container on one host for one runner."""
 
 from dataclasses import dataclass
+from hashlib import sha256
 
 import pulumi
 import pulumi_docker as docker
@@ -15,11 +16,13 @@ _DIND_CONFIGURATION = "dind-daemon.json"
 _DOCKER_SOCKET = "/var/run/docker.sock"
 # Beyond the grace: Docker's kill and the removal.
 _DELETE_MARGIN_SECONDS = 300
+# How long `docker stop` by hand waits for jobs. Not the stack's grace: a change of it would replace the container.
+_STOP_TIMEOUT_SECONDS = 24 * 60 * 60
 
 
 @dataclass(frozen=True)
 class RunnerManagerArgs:
-    """`grace` in seconds, `mtu` in bytes (None leaves Docker's own); `labels` mark the container."""
+    """`grace` in seconds, `mtu` in bytes (None leaves Docker's own); `labels` mark all that is made."""
 
     runner: Runner
     manager: Manager
@@ -37,28 +40,27 @@ class RunnerManager(pulumi.ComponentResource):
 
     The configuration is written by a container of its own, which is never started and shares the volume: the docker
     provider replaces a container when a file uploaded into it changes, and the manager must go on. It sees a new
-    config.toml within seconds. The volume also keeps the manager's system id.
+    config.toml within seconds.
+
+    The volume also keeps the manager's system id. Another image means another volume: the new manager starts while the
+    old one still runs its last jobs, and two managers with one system id would use each other's build folders.
     """
 
     container: docker.Container
 
     def __init__(self, name: str, args: RunnerManagerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("gitlab-runners:docker:RunnerManager", name, None, opts)
-        on_host = args.connection.on_host
-        labels = [docker.ContainerLabelArgs(label=key, value=value) for key, value in args.labels.items()]
-        image = docker.RemoteImage(name, name=args.manager.reference, keep_locally=True, opts=on_host(self))
+        on_host, reference = args.connection.on_host, args.manager.reference
+        image = docker.RemoteImage(name, name=reference, keep_locally=True, opts=on_host(self))
         volume = docker.Volume(
             name,
             labels=[docker.VolumeLabelArgs(label=key, value=value) for key, value in args.labels.items()],
-            opts=on_host(self),
+            opts=on_host(self, trigger=reference),
         )
         shared = docker.ContainerVolumeArgs(volume_name=volume.name, container_path=_CONFIGURATION_FOLDER)
+        config = self._config_toml(name, args, volume)
         uploads = [
-            docker.ContainerUploadArgs(
-                file=f"{_CONFIGURATION_FOLDER}/config.toml",
-                content=self._config_toml(name, args, volume),
-                permissions="0600",
-            )
+            docker.ContainerUploadArgs(file=f"{_CONFIGURATION_FOLDER}/config.toml", content=config, permissions="0600")
         ]
         if args.runner.builds == "dind" and args.mtu is not None:
             uploads.append(
@@ -73,8 +75,8 @@ class RunnerManager(pulumi.ComponentResource):
             must_run=False,
             volumes=[shared],
             uploads=uploads,
-            # It never runs, so there is nothing to drain.
-            opts=on_host(self, delete_before_replace=False),
+            labels=_container_labels(args.labels | {"gitlab-runners.configuration": _digest(volume.name, config)}),
+            opts=on_host(self),
         )
         self.container = docker.Container(
             name,
@@ -83,16 +85,17 @@ class RunnerManager(pulumi.ComponentResource):
                 shared,
                 docker.ContainerVolumeArgs(host_path=self._docker_socket(args), container_path=_DOCKER_SOCKET),
             ],
-            labels=labels,
+            labels=_container_labels(args.labels | {"gitlab-runners.volume": volume.name}),
             restart="always",
             # SIGQUIT lets running jobs end; SIGTERM would abort them (GitLab Runner docs, "Signals").
             stop_signal="SIGQUIT",
-            stop_timeout=args.grace,
+            stop_timeout=_STOP_TIMEOUT_SECONDS,
             destroy_grace_seconds=args.grace,
             opts=on_host(
                 self,
                 depends_on=[configuration],
-                delete_before_replace=True,
+                # The docker provider's default is to delete first, and then nobody polls while the last jobs end.
+                delete_before_replace=False,
                 custom_timeouts=pulumi.CustomTimeouts(delete=f"{args.grace + _DELETE_MARGIN_SECONDS}s"),
             ),
         )
@@ -133,3 +136,14 @@ class RunnerManager(pulumi.ComponentResource):
         return args.connection.url.apply(
             lambda url: url.removeprefix("unix://") if url.startswith("unix://") else _DOCKER_SOCKET
         )
+
+
+def _container_labels(labels: dict[str, pulumi.Input[str]]) -> list[docker.ContainerLabelArgs]:
+    return [docker.ContainerLabelArgs(label=key, value=value) for key, value in labels.items()]
+
+
+def _digest(*parts: pulumi.Output[str]) -> pulumi.Output[str]:
+    """Digest of texts one of which holds a token, whose entropy keeps the digest from telling anything."""
+    return pulumi.Output.unsecret(
+        pulumi.Output.all(*parts).apply(lambda texts: sha256("\0".join(texts).encode()).hexdigest())
+    )

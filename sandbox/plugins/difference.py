@@ -77,16 +77,14 @@ class Kind:
         if _empty(want) and _empty(have):
             return True
         if isinstance(want, list) and isinstance(have, list):
-            if len(want) != len(have):
-                return False
-            if path in self.habits.sets:
-                return self._same_set(path, want, have)
-            return all(self._same(path, left, right) for left, right in zip(want, have, strict=True))
+            return len(want) == len(have) and self._same_list(path, want, have)
         if isinstance(want, dict) and isinstance(have, dict):
             return self._same_object(path, want, have)
-        return _scalar(want) == _scalar(have)
+        return bool(_scalar(want) == _scalar(have))
 
-    def _same_set(self, path: str, want: list[Any], have: list[Any]) -> bool:
+    def _same_list(self, path: str, want: list[Any], have: list[Any]) -> bool:
+        if path not in self.habits.sets:
+            return all(self._same(path, left, right) for left, right in zip(want, have, strict=True))
         left = list(have)
         for item in want:
             match = next((i for i, other in enumerate(left) if self._same(path, item, other)), None)

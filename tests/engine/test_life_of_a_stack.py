@@ -163,30 +163,36 @@ def test_a_runner_more_and_a_runner_less_leave_the_others_alone(project: Project
     assert len(sandbox.gitlab.runners_all.list(get_all=True)) == 2
 
 
-def test_another_runner_image_lets_the_job_end_and_keeps_the_manager_known(project: Project, sandbox: Sandbox) -> None:
+def test_another_runner_image_starts_a_manager_and_lets_the_old_one_end_its_job(
+    project: Project, sandbox: Sandbox
+) -> None:
     image = sandbox.docker.images.get(sandbox.environment["SANDBOX_RUNNER_IMAGE"])
     image.tag("gitlab-runners-sandbox/runner-stand-in", "next")
     managers = sandbox.managers()
     runner = project.outputs()["runners"]["app"]["id"]
-    known = {manager["system_id"] for manager in sandbox.gitlab.http_list(f"/runners/{runner}/managers")}
     running = sandbox.put_job(["sleep 6", "echo done"])
     sandbox.wait_for_job(running, "running")
     project.configure(lambda config: config["manager"].update(version="next"))
-    plan = project.preview()
-    assert {name: operation for name, operation in plan.items() if "Container" not in name} == {
-        "RemoteImage sandbox-1-app": "replace",
-        "RemoteImage sandbox-1-team": "replace",
-    }
-    assert set(plan.values()) == {"replace"}
+    assert project.preview() == {
+        f"{type_} sandbox-1-{name}": "replace"
+        for name in ("app", "team")
+        for type_ in ("RemoteImage", "Volume", "Container")
+    } | {f"Container sandbox-1-{name}-config": "replace" for name in ("app", "team")}
     project.up()
-    assert sandbox.wait_for_job(running)["status"] == "success"
-    # The same image by another name: Docker's id of it is the same, and so are the containers.
-    assert not restarted(managers, sandbox.managers())
-    assert known == {manager["system_id"] for manager in sandbox.gitlab.http_list(f"/runners/{runner}/managers")}
+    job = sandbox.wait_for_job(running)
+    assert job["status"] == "success", job["trace"]
+    assert len(sandbox.managers()) == 2
+    assert restarted(managers, sandbox.managers()) == {manager.name for manager in managers}
+    assert len(sandbox.gitlab.runners_all.list(get_all=True)) == 2
+    after = sandbox.wait_for_job(sandbox.put_job(["echo done"]))
+    assert after["runner"] == runner
+    # Two managers that run side by side must not share a system id, and with it their jobs' folders.
+    assert after["system_id"] != job["system_id"]
 
 
 def test_another_machine_takes_over_before_the_old_one_goes(project: Project, sandbox: Sandbox) -> None:
     (old,) = sandbox.openstack.compute.servers()
+    sandbox.control("DELETE", "requests")
     runners = {runner.id for runner in sandbox.gitlab.runners_all.list(get_all=True)}
     running = sandbox.put_job(["sleep 8", "echo done"])
     sandbox.wait_for_job(running, "running")
@@ -208,6 +214,8 @@ def test_another_machine_takes_over_before_the_old_one_goes(project: Project, sa
     assert job["status"] == "success", job["trace"]
     (new,) = sandbox.openstack.compute.servers()
     assert new.id != old.id
+    calls = [(call["method"], call["path"].rpartition("/")[2]) for call in sandbox.requests()]
+    assert calls.index(("POST", "servers")) < calls.index(("DELETE", old.id))
     assert {runner.id for runner in sandbox.gitlab.runners_all.list(get_all=True)} == runners
     assert sandbox.inventory()["ports"] == 1
     assert sandbox.inventory()["floating IPs"] == 1

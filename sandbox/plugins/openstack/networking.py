@@ -54,6 +54,11 @@ class NetworkResource(CloudResource):
         """Replace its tags by the wanted ones."""
         self.cloud.network("PUT", f"/{self.collection}/{id}/tags", {"tags": wanted.get("tags", [])})
 
+    def update_tags(self, id: str, wanted: Plain, changes: Mapping[str, Change]) -> None:
+        """Bring changed tags; without any change, those that a creation that failed midway left out."""
+        if "tags" in changes or (not changes and wanted.get("tags")):
+            self.put_tags(id, wanted)
+
     def read(self, id: str, state: Plain) -> Plain | None:
         try:
             document = self.get(id)
@@ -104,9 +109,11 @@ class SecGroup(NetworkResource):
             self.put_tags(group["id"], wanted)
 
     def update(self, id: str, state: Plain, wanted: Plain, changes: Mapping[str, Change], work: Work) -> None:
+        if not changes and wanted.get("deleteDefaultRules"):
+            # Its creation failed midway, so no rule of the program's can be in it yet.
+            self._delete_rules(id)
         self.put(id, self.request(tuple(changes.keys() & {"name", "description", "stateful"}), wanted))
-        if "tags" in changes:
-            self.put_tags(id, wanted)
+        self.update_tags(id, wanted, changes)
 
     def _delete_rules(self, id: str) -> None:
         for rule in self.get(id)["security_group_rules"]:
@@ -200,8 +207,7 @@ class Port(NetworkResource):
         names = changes.keys() & set(self.plain_inputs)
         request = {self.renamed.get(name, snake(name)): wanted.get(name, "") for name in names}
         self.put(id, request | self._lists(set(changes), wanted))
-        if "tags" in changes:
-            self.put_tags(id, wanted)
+        self.update_tags(id, wanted, changes)
 
     def answer(self, document: Document, state: Plain) -> Plain:
         return {
@@ -287,8 +293,7 @@ class FloatingIp(NetworkResource):
             if "fixedIp" in wanted:
                 request["fixed_ip_address"] = wanted["fixedIp"]
         self.put(id, request)
-        if "tags" in changes:
-            self.put_tags(id, wanted)
+        self.update_tags(id, wanted, changes)
 
     def answer(self, document: Document, state: Plain) -> Plain:
         pool = self.cloud.network("GET", f"/networks/{document['floating_network_id']}")["network"]["name"]

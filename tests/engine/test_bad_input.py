@@ -1,0 +1,90 @@
+"""Whatever is wrong with a stack is said in one line, before anything is created."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.engine.harness import NOTHING, Project, Sandbox
+
+pytestmark = pytest.mark.docker
+Change = Callable[[dict[str, Any]], object]
+CLOSED = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def fresh(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    yield Project(sandbox, tmp_path_factory.mktemp("project"))
+    assert sandbox.inventory() == NOTHING
+
+
+def one_line(project: Project) -> str:
+    """The only error of a preview and, without a preview before it, of an update."""
+    previewed = project.failing_preview()
+    updated = project.try_up()
+    assert updated.status != 0
+    assert "Traceback" not in previewed.output + updated.output
+    assert previewed.errors[:1] == updated.errors[:1]
+    assert [error for error in previewed.errors if error != previewed.errors[0]] == []
+    return previewed.errors[0]
+
+
+def on_host(**values: Any) -> Change:
+    return lambda config: config["host"].update(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (on_host(flavour="m1.small"), "gitlab-runners:host.flavour: unknown key; did you mean flavor?"),
+        (on_host(flavor="m1.smal"), "flavor m1.smal: does not exist in this cloud; did you mean m1.small"),
+        (on_host(image="debian-31"), "image debian-31: does not exist in this cloud; did you mean debian-13"),
+        (on_host(image="duplicate"), "image duplicate: the name is ambiguous; use one of the ids"),
+        (on_host(network="runner"), "network runner: does not exist in this cloud; did you mean runners"),
+        (on_host(keyPair={"name": "nobody"}), "key pair nobody: does not exist in this cloud"),
+        (on_host(mtu=1460), "host.mtu: 1460: is above the MTU of network runners (1450)"),
+        (lambda config: config.update({"openstack:cloud": "nowhere"}), "OpenStack: no usable credentials"),
+        (lambda config: config["runners"]["app"].update(project=999), "GitLab: there is no project 999"),
+        (lambda config: config.update({"gitlab:token": "glpat-wrong"}), "refuses the token"),
+        (lambda config: config.update({"gitlab:baseUrl": f"{CLOSED}/api/v4"}), f"GitLab at {CLOSED} cannot be reached"),
+    ],
+)
+def test_a_wrong_stack_file(fresh: Project, change: Change, line: str) -> None:
+    fresh.configure(change)
+    assert line in one_line(fresh)
+
+
+def test_a_docker_engine_that_does_not_answer(fresh: Project) -> None:
+    fresh.configure(
+        lambda config: config.update(host={"kind": "docker", "url": "unix:///nowhere/docker.sock", "readyTimeout": 5})
+    )
+    assert "Docker at unix:///nowhere/docker.sock did not answer within 5 s" in one_line(fresh)
+
+
+def test_a_token_without_the_needed_scopes(fresh: Project, sandbox: Sandbox) -> None:
+    fresh.environment["GITLAB_TOKEN"] = sandbox.environment["SANDBOX_GITLAB_READ_USER_TOKEN"]
+    assert "the token has the scopes read_user, but not create_runner and manage_runner" in one_line(fresh)
+
+
+def test_no_token(fresh: Project) -> None:
+    fresh.environment.pop("GITLAB_TOKEN")
+    assert "GitLab: no token; set it with `pulumi config set --secret gitlab:token`" in one_line(fresh)
+
+
+def test_a_cloud_that_does_not_answer(fresh: Project) -> None:
+    fresh.configure(
+        lambda config: config.update(
+            {
+                "openstack:cloud": None,
+                "openstack:authUrl": f"{CLOSED}/v3",
+                "openstack:userName": "me",
+                "openstack:password": "secret",
+                "openstack:tenantName": "mine",
+                "openstack:userDomainName": "Default",
+                "openstack:projectDomainName": "Default",
+            }
+        )
+    )
+    for name in ("OS_CLOUD", "OS_CLIENT_CONFIG_FILE"):
+        fresh.environment.pop(name)
+    assert "OpenStack cannot be reached" in one_line(fresh)

@@ -1,0 +1,95 @@
+"""A fault at any API call of `up`: the error is clear, and the next `up` converges without an orphan."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.engine.harness import NOTHING, Project, Sandbox
+
+pytestmark = pytest.mark.docker
+
+WHOLE = NOTHING | {
+    "servers": 1,
+    "key pairs": 1,
+    "ports": 1,
+    "floating IPs": 1,
+    "security groups": 1,
+    "security group rules": 3,
+    "runners": 1,
+    "containers": 2,
+    "volumes": 1,
+}
+# `up` of one runner makes about seventy calls.
+CALLS = range(1, 86)
+SPREAD = range(5, 70, 13)
+# Calls whose lost answer would leave something behind for good.
+CREATIONS = {
+    "key pair": "/compute/.*/os-keypairs$",
+    "security group": "/network/v2.0/security-groups$",
+    "security group rule": "/network/v2.0/security-group-rules$",
+    "port": "/network/v2.0/ports$",
+    "server": "/compute/.*/servers$",
+    "floating IP": "/network/v2.0/floatingips$",
+    "runner": "/api/v4/user/runners$",
+    "volume": "/volumes/create$",
+    "container": "/containers/create$",
+}
+
+
+@dataclass
+class Trial:
+    """A stack that is brought up once with a fault and once without."""
+
+    project: Project
+    sandbox: Sandbox
+
+    def run(self, **fault: object) -> None:
+        """Adds the fault, runs `up` with it, checks the error, runs `up` again, and checks what there is."""
+        self.sandbox.control("POST", "faults", fault)
+        failed = self.project.try_up()
+        self.sandbox.control("DELETE", "faults")
+        assert "Traceback" not in failed.output, failed.output
+        if failed.status != 0:
+            assert failed.errors, failed.output
+        second = self.project.up()
+        assert self.sandbox.inventory() == WHOLE, f"{failed.output}\n{second.output}"
+        assert len(self.sandbox.managers()) == 1
+
+
+@pytest.fixture
+def trial(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    project = Project(sandbox, tmp_path_factory.mktemp("project"))
+    project.configure(lambda config: config["runners"].pop("team"))
+    sandbox.control("DELETE", "requests")
+    yield Trial(project, sandbox)
+    sandbox.control("DELETE", "faults")
+    sandbox.clear()
+    assert sandbox.inventory() == NOTHING
+
+
+def test_no_call_is_left_out(trial: Trial) -> None:
+    trial.project.up()
+    assert max(SPREAD) < len(trial.sandbox.requests()) <= len(CALLS)
+
+
+@pytest.mark.parametrize("path", CREATIONS.values(), ids=CREATIONS.keys())
+def test_a_lost_answer_to_a_creation_leaves_no_orphan(trial: Trial, path: str) -> None:
+    trial.run(do="lose", method="POST", path=path)
+
+
+@pytest.mark.parametrize("call", SPREAD)
+def test_a_call_fails(trial: Trial, call: int) -> None:
+    trial.run(do="status", status=503, n=call)
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("call", CALLS)
+def test_any_call_fails(trial: Trial, call: int) -> None:
+    trial.run(do="status", status=503, n=call)
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("call", CALLS)
+def test_the_answer_to_any_call_is_lost(trial: Trial, call: int) -> None:
+    trial.run(do="lose", n=call)

@@ -1,0 +1,72 @@
+"""What goes wrong outside: a machine that somebody deleted, one that cannot be used, a token with few rights."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.engine.harness import NOTHING, Project, Sandbox
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture
+def fresh(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    project = Project(sandbox, tmp_path_factory.mktemp("project"))
+    project.configure(lambda config: config["runners"].pop("team"))
+    yield project
+    sandbox.clear()
+
+
+def delete_server(sandbox: Sandbox) -> str:
+    (server,) = sandbox.openstack.compute.servers()
+    sandbox.openstack.compute.delete_server(server)
+    sandbox.openstack.compute.wait_for_delete(server)
+    return str(server.id)
+
+
+def test_a_stack_whose_machine_is_gone_can_be_destroyed(fresh: Project, sandbox: Sandbox) -> None:
+    fresh.up()
+    delete_server(sandbox)
+    fresh.destroy()
+    assert sandbox.inventory() == NOTHING
+
+
+def test_a_machine_that_is_gone_is_made_anew_and_nothing_is_registered_twice(fresh: Project, sandbox: Sandbox) -> None:
+    fresh.up()
+    gone = delete_server(sandbox)
+    runners = [runner.id for runner in sandbox.gitlab.runners_all.list(get_all=True)]
+    fresh.run("refresh", "--stack=sandbox", "--yes", "--skip-preview", config=True)
+    fresh.up()
+    (server,) = sandbox.openstack.compute.servers()
+    assert server.id != gone
+    assert [runner.id for runner in sandbox.gitlab.runners_all.list(get_all=True)] == runners
+    assert sandbox.wait_for_job(sandbox.put_job(["echo done"]))["status"] == "success"
+    fresh.destroy()
+    assert sandbox.inventory() == NOTHING
+
+
+def test_a_machine_whose_interface_cannot_carry_the_mtu_is_not_used(fresh: Project, sandbox: Sandbox) -> None:
+    (network,) = sandbox.openstack.network.networks(name="runners")
+
+    def jumbo(config: dict[str, Any]) -> None:
+        # By its id, the network is not looked up: only the machine itself can tell.
+        config["host"].update(network=network.id, mtu=9000)
+
+    fresh.configure(jumbo)
+    failed = fresh.try_up()
+    assert failed.status != 0
+    assert "but Docker was given 9000: set host.mtu or mend the network" in failed.output
+    assert sandbox.inventory()["containers"] == 0
+    fresh.configure(lambda config: config["host"].update(mtu="auto"))
+    fresh.up()
+    assert sandbox.inventory()["servers"] == 1
+    assert len(sandbox.managers()) == 1
+
+
+def test_a_token_that_may_only_create_and_manage_runners_is_enough(sandbox: Sandbox, fresh: Project) -> None:
+    fresh.environment["GITLAB_TOKEN"] = sandbox.environment["SANDBOX_GITLAB_RUNNERS_TOKEN"]
+    fresh.up()
+    assert len(sandbox.managers()) == 1
+    fresh.destroy()
+    assert sandbox.inventory() == NOTHING
