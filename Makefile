@@ -7,6 +7,7 @@ OFFICIAL ?=
 YES ?=
 
 VENV := .venv/bin
+ON_ALL_CORES := -n auto --dist loadgroup
 ON_STACK := --stack "$(STACK)" $(if $(YES),--yes)
 
 .DEFAULT_GOAL := help
@@ -33,7 +34,7 @@ down: setup ## Remove everything that the stack declared; in the sandbox, the sa
 	@$(VENV)/python -m scripts.stack down $(ON_STACK)
 
 test: setup ## Run the tests
-	@$(VENV)/python -m pytest -m "not acceptance"
+	@$(VENV)/python -m pytest $(ON_ALL_CORES) -m "not acceptance"
 
 lint: setup ## Check style and types
 	@$(VENV)/ruff check .
@@ -41,7 +42,7 @@ lint: setup ## Check style and types
 	@$(VENV)/mypy .
 
 acceptance: setup ## Run the long tests: a fault at every step
-	@$(VENV)/python -m pytest -m acceptance
+	@$(VENV)/python -m pytest $(ON_ALL_CORES) -m acceptance
 
 sandbox-up: setup ## Start the sandbox's clouds alone
 	@$(VENV)/python -m scripts.stack sandbox-up

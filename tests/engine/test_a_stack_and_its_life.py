@@ -10,7 +10,8 @@ import pytest
 from tests.engine.harness import NOTHING, Project, Sandbox, wait_until
 
 TOKEN = re.compile(r"glrt-[\w.-]{20}")
-pytestmark = pytest.mark.docker
+# One worker runs them all, in this order.
+pytestmark = [pytest.mark.docker, pytest.mark.xdist_group("life")]
 
 
 def restarted(before: list[Any], after: list[Any]) -> set[str]:
