@@ -22,13 +22,19 @@ from settings import DockerHost
 
 _RETRY_SECONDS = 3
 _ENGINE_TIMEOUT_SECONDS = 10
+# How long one look at a booting machine waits for cloud-init, before it says so and looks again.
+_PATIENCE_SECONDS = 60
 # Exit statuses of the check below that `cloud-init`, `check-mtu` and `docker` do not use themselves.
 _CLOUD_INIT_FAILED = 210
-_MTU_FAILED = 211
+_CLOUD_INIT_RUNS = 211
+_MTU_FAILED = 212
 # `cloud-init status` exits with 1 for errors, with 2 for warnings (cloud-init docs, "Reported status").
 _MACHINE_IS_READY = f"""\
-cloud-init status --wait >/dev/null
-[ $? -ne 1 ] || {{ cloud-init status --long; exit {_CLOUD_INIT_FAILED}; }}
+timeout {_PATIENCE_SECONDS} cloud-init status --wait >/dev/null
+case $? in
+  1) cloud-init status --long; exit {_CLOUD_INIT_FAILED} ;;
+  124) exit {_CLOUD_INIT_RUNS} ;;
+esac
 check-mtu || exit {_MTU_FAILED}
 docker version --format '{{{{.Server.Version}}}}'"""
 _DOCKER_ANSWERS = "docker version --format '{{.Server.Version}}'"
@@ -50,14 +56,14 @@ class Machine:
         return f"host {self.name} ({self.ssh.user}@{self.address}:{self.ssh.port})"
 
 
-async def machine_ready(machine: Machine, timeout: int, report: Callable[[str], None]) -> None:
+async def machine_ready(machine: Machine, timeout: int, report: Callable[[str], None]) -> str:
     """Waits until a virtual machine has booted, cloud-init has ended well, its MTU fits and its Docker answers.
 
     `timeout` in seconds. `report` gets a line whenever there is something new to wait for. The connection stays open
-    as the master of those that follow. Raises ClientError with what to look at.
+    as the master of those that follow. Returns the engine's version. Raises ClientError with what to look at.
     """
 
-    async def check() -> None:
+    async def check() -> str:
         answer = await run(machine.address, machine.ssh, _MACHINE_IS_READY)
         if answer.status == SSH_FAILED:
             if "Host key verification failed" in answer.error:
@@ -70,12 +76,15 @@ async def machine_ready(machine: Machine, timeout: int, report: Callable[[str], 
             raise ClientError(
                 f"{machine}: cloud-init failed: {_line(answer.output)}; see /var/log/cloud-init-output.log on the host"
             )
+        if answer.status == _CLOUD_INIT_RUNS:
+            raise _NotYet("cloud-init has not ended")
         if answer.status == _MTU_FAILED:
             raise ClientError(f"{machine}: {_line(answer.error)}")
         if answer.status != 0:
             raise _NotYet(f"Docker does not answer: {_line(answer.error)}")
+        return answer.output
 
-    await _until(
+    return await _until(
         check,
         timeout,
         lambda reason: report(f"waiting for {machine}: {reason}"),
@@ -91,7 +100,7 @@ async def engine_ready(host: DockerHost, options: Sequence[str], report: Callabl
     url, timeout = host.url, host.ready_timeout
     parts = urlsplit(url)
 
-    async def check_ssh() -> None:
+    async def check_ssh() -> str:
         answer = await run(parts.hostname or "", Login(parts.username, parts.port, options), _DOCKER_ANSWERS)
         if answer.status == SSH_FAILED and "Host key verification failed" in answer.error:
             raise ClientError(
@@ -99,10 +108,11 @@ async def engine_ready(host: DockerHost, options: Sequence[str], report: Callabl
             )
         if answer.status != 0:
             raise _NotYet(_line(answer.error))
+        return answer.output
 
-    async def check_socket() -> None:
+    async def check_socket() -> str:
         try:
-            await asyncio.to_thread(_ping, host)
+            return await asyncio.to_thread(_version, host)
         except DockerException as error:
             raise _NotYet(_line(str(error))) from error
 
@@ -156,9 +166,9 @@ def _remove_unused(host: DockerHost, kind: Literal["container", "volume"], label
         return [str(thing.name) for thing in found]
 
 
-def _ping(host: DockerHost) -> None:
+def _version(host: DockerHost) -> str:
     with _client(host) as client:
-        client.ping()
+        return str(client.version()["Version"])
 
 
 @contextmanager
@@ -179,11 +189,11 @@ def _client(host: DockerHost) -> Iterator[docker.DockerClient]:
 
 
 async def _until(
-    check: Callable[[], Awaitable[None]],
+    check: Callable[[], Awaitable[str]],
     timeout: int,
     report: Callable[[str], None],
     failure: Callable[[str], ClientError],
-) -> None:
+) -> str:
     reported: set[str] = set()
 
     def say(state: RetryCallState) -> None:
@@ -192,10 +202,10 @@ async def _until(
             reported.add(reason)
             report(reason)
 
-    def give_up(state: RetryCallState) -> None:
+    def give_up(state: RetryCallState) -> str:
         raise failure(_reason(state))
 
-    await AsyncRetrying(
+    return await AsyncRetrying(
         retry=retry_if_exception_type(_NotYet),
         wait=wait_fixed(_RETRY_SECONDS),
         stop=stop_after_delay(timeout),

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from clients import ClientError
+
 # Docker's own helper appends ConnectTimeout=30, which a booting machine exceeds; the first value counts.
 _CONNECT_TIMEOUT_SECONDS = 60
 # How long an idle master connection stays for the next client.
@@ -67,7 +69,7 @@ def ssh_options(
 
 
 async def run(host: str, login: Login, command: str) -> Answer:
-    """Runs a shell command on a host and waits for its end."""
+    """Runs a shell command on a host and waits for its end. Raises ClientError when there is no `ssh`."""
     # The master connection's socket lives there.
     Path("~/.ssh").expanduser().mkdir(mode=0o700, exist_ok=True)
     arguments = [*login.options, "-T"]
@@ -75,15 +77,10 @@ async def run(host: str, login: Login, command: str) -> Answer:
         arguments += ["-l", login.user]
     if login.port is not None:
         arguments += ["-p", str(login.port)]
-    process = await create_subprocess_exec(
-        "ssh",
-        *arguments,
-        "--",
-        host,
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    try:
+        process = await create_subprocess_exec("ssh", *arguments, "--", host, command, **pipes)
+    except FileNotFoundError:
+        raise ClientError("there is no ssh on PATH; install the OpenSSH client") from None
     output, error = (stream.decode(errors="replace").strip() for stream in await process.communicate())
     return Answer(process.returncode or 0, output, error)

@@ -12,6 +12,8 @@ from clients.ssh import Login, ssh_options
 from components.virtual_machine import VirtualMachine
 from settings import DockerHost, OpenStackHost, Ssh
 
+# The first engine that knows default-network-opts (Docker Engine 24.0 release notes).
+OLDEST_WITH_NETWORK_OPTIONS = 24
 _UNUSED: dict[str, Literal["container", "volume"]] = {
     "docker:index/container:Container": "container",
     "docker:index/volume:Volume": "volume",
@@ -106,9 +108,15 @@ class DockerConnection(pulumi.ComponentResource):
 
     async def _ready(self, machine: Machine) -> None:
         assert isinstance(self._args.host, OpenStackHost)
-        await machine_ready(
+        version = await machine_ready(
             machine, self._args.host.ready_timeout, lambda line: pulumi.log.info(line, resource=self, ephemeral=True)
         )
+        if int(version.partition(".")[0]) < OLDEST_WITH_NETWORK_OPTIONS:
+            pulumi.log.warn(
+                f"Docker {version} on {machine.name} does not take an MTU for later networks: those that jobs make by hand "
+                "keep 1500. An image with Docker 24 or newer mends that",
+                resource=self,
+            )
 
 
 def options_for(ssh: Ssh, host_key: str | None) -> list[str]:

@@ -34,7 +34,7 @@ class HostGroup(pulumi.ComponentResource):
             name=name,
             description=args.description,
             delete_default_rules=True,
-            tags=list(host.tags),
+            tags=list(host.tags) or None,
             opts=args.leftovers.before_create(self),
         )
         self.security_group_id = group.id

@@ -68,7 +68,7 @@ class VirtualMachine(pulumi.ComponentResource):
                 description=args.description,
                 network_id=network,
                 security_group_ids=[group.security_group_id],
-                tags=list(host.tags),
+                tags=list(host.tags) or None,
                 opts=args.leftovers.before_create(self, replacement_trigger=trigger),
             )
             for index, network in enumerate(args.found.network_ids)
@@ -82,7 +82,7 @@ class VirtualMachine(pulumi.ComponentResource):
             networks=[openstack.compute.InstanceNetworkArgs(port=port.id) for port in ports],
             user_data=data,
             metadata=host.metadata | args.metadata,
-            tags=list(host.tags),
+            tags=list(host.tags) or None,
             scheduler_hints=(
                 [openstack.compute.InstanceSchedulerHintArgs(group=group.server_group_id)]
                 if group.server_group_id is not None
@@ -104,7 +104,7 @@ class VirtualMachine(pulumi.ComponentResource):
                 name,
                 pool=host.floating_ip_pool,
                 description=args.description,
-                tags=list(host.tags),
+                tags=list(host.tags) or None,
                 opts=args.leftovers.before_create(self, replacement_trigger=trigger),
             )
             association = openstack.networking.FloatingIpAssociate(

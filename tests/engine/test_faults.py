@@ -20,9 +20,12 @@ WHOLE = NOTHING | {
     "containers": 2,
     "volumes": 1,
 }
-# `up` of one runner makes about seventy calls.
-CALLS = range(1, 86)
-SPREAD = range(5, 70, 13)
+# `up` of one runner makes about seventy calls, of which some twenty change something. (A lost answer to a call that
+# only reads is a call that failed.)
+CALLS = range(1, 81)
+CHANGES = range(1, 26)
+CHANGING = "POST|PUT|PATCH|DELETE"
+SPREAD = range(5, 65, 12)
 # Calls whose lost answer would leave something behind for good.
 CREATIONS = {
     "key pair": "/compute/.*/os-keypairs$",
@@ -70,7 +73,9 @@ def trial(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 def test_no_call_is_left_out(trial: Trial) -> None:
     trial.project.up()
-    assert max(SPREAD) < len(trial.sandbox.requests()) <= len(CALLS)
+    calls = trial.sandbox.requests()
+    assert max(SPREAD) < len(calls) <= max(CALLS)
+    assert len([call for call in calls if call["method"] in CHANGING.split("|")]) <= max(CHANGES)
 
 
 @pytest.mark.parametrize("path", CREATIONS.values(), ids=CREATIONS.keys())
@@ -90,6 +95,6 @@ def test_any_call_fails(trial: Trial, call: int) -> None:
 
 
 @pytest.mark.acceptance
-@pytest.mark.parametrize("call", CALLS)
-def test_the_answer_to_any_call_is_lost(trial: Trial, call: int) -> None:
-    trial.run(do="lose", n=call)
+@pytest.mark.parametrize("call", CHANGES)
+def test_the_answer_to_any_change_is_lost(trial: Trial, call: int) -> None:
+    trial.run(do="lose", n=call, method=CHANGING)

@@ -70,3 +70,31 @@ def test_a_token_that_may_only_create_and_manage_runners_is_enough(sandbox: Sand
     assert len(sandbox.managers()) == 1
     fresh.destroy()
     assert sandbox.inventory() == NOTHING
+
+
+def test_where_everything_is_given_by_id_a_preview_needs_no_cloud(sandbox: Sandbox, fresh: Project) -> None:
+    cloud = sandbox.openstack
+    (image,) = cloud.image.images(name="debian-13")
+    (network,) = cloud.network.networks(name="runners")
+
+    def by_id(config: dict[str, Any]) -> None:
+        config["host"].pop("floatingIpPool")
+        # A flavor's id need not be a UUID in every cloud; where it is one it is not looked up either.
+        config["host"].update(image=image.id, network=network.id, flavor=image.id, mtu=1450)
+
+    fresh.configure(by_id)
+    fresh.environment["OS_CLIENT_CONFIG_FILE"] = "/nowhere/clouds.yaml"
+    assert fresh.preview()["Instance sandbox-1"] == "create"
+
+
+def test_an_existing_engine_needs_no_cloud_at_all(sandbox: Sandbox, fresh: Project) -> None:
+    host = {"kind": "docker", "url": sandbox.environment["SANDBOX_DOCKER_HOST"], "mtu": 1400}
+    fresh.configure(lambda config: config.update(host=host))
+    fresh.environment["OS_CLIENT_CONFIG_FILE"] = "/nowhere/clouds.yaml"
+    fresh.up()
+    assert sandbox.inventory() == NOTHING | {"runners": 1, "containers": 2, "volumes": 1}
+    job = sandbox.wait_for_job(sandbox.put_job(["cat /sys/class/net/eth0/mtu"]))
+    assert "\n1400\n" in job["trace"]
+    assert fresh.preview() == {}
+    fresh.destroy()
+    assert sandbox.inventory() == NOTHING
