@@ -113,8 +113,8 @@ class DockerConnection(pulumi.ComponentResource):
         )
         if int(version.partition(".")[0]) < OLDEST_WITH_NETWORK_OPTIONS:
             pulumi.log.warn(
-                f"Docker {version} on {machine.name} takes no MTU for later networks: those that jobs make by hand keep "
-                "1500. An image with Docker 24 or newer mends that",
+                f"Docker {version} on {machine.name} takes no MTU for networks that jobs make by hand: they keep 1500. "
+                "An image with Docker 24 or newer mends that",
                 resource=self,
             )
 
