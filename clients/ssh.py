@@ -77,9 +77,11 @@ async def run(host: str, login: Login, command: str) -> Answer:
         arguments += ["-l", login.user]
     if login.port is not None:
         arguments += ["-p", str(login.port)]
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    command_line = ["ssh", *arguments, "--", host, command]
     try:
-        process = await create_subprocess_exec("ssh", *arguments, "--", host, command, **pipes)
+        process = await create_subprocess_exec(
+            *command_line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
     except FileNotFoundError:
         raise ClientError("there is no ssh on PATH; install the OpenSSH client") from None
     output, error = (stream.decode(errors="replace").strip() for stream in await process.communicate())
