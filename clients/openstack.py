@@ -70,7 +70,13 @@ def connect(config: Mapping[str, str]) -> Connection:
         options["verify"] = False
     with explained():
         connection = openstack.connect(api_timeout=_TIMEOUT_SECONDS, **options)
-        connection.session.get_token()
+        try:
+            connection.session.get_token()
+        except Exception as error:
+            # keystoneauth tells a missing user name or password by an exception without a type of its own.
+            if type(error) is not Exception:
+                raise
+            raise _no_credentials(error) from error
         return connection
 
 
@@ -80,16 +86,20 @@ def explained() -> Iterator[None]:
     try:
         yield
     except (openstack.exceptions.ConfigException, keystoneauth1.exceptions.MissingRequiredOptions) as error:
-        raise ClientError(
-            f"OpenStack: no usable credentials ({_line(error)}); set openstack:cloud or OS_CLOUD to a cloud of your "
-            "clouds.yaml, or an application credential"
-        ) from error
+        raise _no_credentials(error) from error
     except (keystoneauth1.exceptions.Unauthorized, openstack.exceptions.ForbiddenException) as error:
         raise ClientError(f"OpenStack refuses the credentials: {_line(error)}") from error
     except (keystoneauth1.exceptions.ConnectFailure, keystoneauth1.exceptions.DiscoveryFailure) as error:
         raise ClientError(f"OpenStack cannot be reached: {_line(error)}") from error
     except (keystoneauth1.exceptions.ClientException, openstack.exceptions.SDKException) as error:
         raise ClientError(f"OpenStack: {_line(error)}") from error
+
+
+def _no_credentials(error: Exception) -> ClientError:
+    return ClientError(
+        f"OpenStack: no usable credentials ({_line(error)}); set openstack:cloud or OS_CLOUD to a cloud of your "
+        "clouds.yaml, or an application credential"
+    )
 
 
 class Catalogue:

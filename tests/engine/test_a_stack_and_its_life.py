@@ -65,6 +65,11 @@ def test_up_makes_it_and_a_job_runs(project: Project, sandbox: Sandbox) -> None:
     assert "\n1450\n" in job["trace"]
 
 
+def test_all_that_was_said_to_docker_went_over_few_connections(project: Project, sandbox: Sandbox) -> None:
+    # The program's master connection, and the Docker client's own when the master has just ended.
+    assert len(sandbox.control("GET", "ssh")) <= 2
+
+
 def test_outputs_lead_to_everything(project: Project, sandbox: Sandbox) -> None:
     outputs = project.outputs()
     (server,) = sandbox.openstack.compute.servers()

@@ -74,18 +74,36 @@ def test_no_token(fresh: Project) -> None:
     assert "GitLab: no token; set it with `pulumi config set --secret gitlab:token`" in one_line(fresh)
 
 
+def test_no_cloud(fresh: Project) -> None:
+    fresh.configure(lambda config: config.pop("openstack:cloud"))
+    for name in ("OS_CLOUD", "OS_CLIENT_CONFIG_FILE"):
+        fresh.environment.pop(name)
+    assert "OpenStack: no usable credentials" in one_line(fresh)
+
+
+def test_a_cloud_without_a_password(fresh: Project) -> None:
+    fresh.configure(
+        lambda config: config.pop("openstack:cloud") and config.update({"openstack:authUrl": f"{CLOSED}/v3"})
+    )
+    for name in ("OS_CLOUD", "OS_CLIENT_CONFIG_FILE"):
+        fresh.environment.pop(name)
+    assert "OpenStack: no usable credentials" in one_line(fresh)
+
+
 def test_a_cloud_that_does_not_answer(fresh: Project) -> None:
     fresh.configure(
-        lambda config: config.update(
-            {
-                "openstack:cloud": None,
-                "openstack:authUrl": f"{CLOSED}/v3",
-                "openstack:userName": "me",
-                "openstack:password": "secret",
-                "openstack:tenantName": "mine",
-                "openstack:userDomainName": "Default",
-                "openstack:projectDomainName": "Default",
-            }
+        lambda config: (
+            config.pop("openstack:cloud")
+            and config.update(
+                {
+                    "openstack:authUrl": f"{CLOSED}/v3",
+                    "openstack:userName": "me",
+                    "openstack:password": "secret",
+                    "openstack:tenantName": "mine",
+                    "openstack:userDomainName": "Default",
+                    "openstack:projectDomainName": "Default",
+                }
+            )
         )
     )
     for name in ("OS_CLOUD", "OS_CLIENT_CONFIG_FILE"):

@@ -170,10 +170,10 @@ def test_only_declared_networks_reach_ssh_and_nothing_else_comes_in(registered: 
     declare(HOST.model_copy(update={"ssh_from": ("192.0.2.0/24", "2001:db8::/32"), "ssh": Ssh(port=2222)}))
     rules = [dict(rule.inputs) for rule in registered.of("SecGroupRule")]
     inbound = [rule for rule in rules if rule["direction"] == "ingress"]
-    assert [(rule["ethertype"], rule["remoteIpPrefix"]) for rule in inbound] == [
+    assert {(rule["ethertype"], rule["remoteIpPrefix"]) for rule in inbound} == {
         ("IPv4", "192.0.2.0/24"),
         ("IPv6", "2001:db8::/32"),
-    ]
+    }
     assert all(rule["protocol"] == "tcp" for rule in inbound)
     assert all(rule["portRangeMin"] == rule["portRangeMax"] == 2222 for rule in inbound)
     assert registered.inputs("SecGroup", "dev")["deleteDefaultRules"] is True
