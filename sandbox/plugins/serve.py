@@ -7,6 +7,7 @@ when the engine is gone.
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable
 from importlib import metadata
@@ -111,6 +112,8 @@ async def _serve(plugin: Plugin, engine: str) -> None:
     provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, listener)
     port = listener.add_insecure_port("127.0.0.1:0")
     await listener.start()
+    # How the engine ends its plugins; nothing may be said then, or the engine reports a crash.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, os._exit, 0)
     print(port, flush=True)
     parent = os.getppid()
     while os.getppid() == parent:

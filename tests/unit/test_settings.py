@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from jsonschema import Draft202012Validator
 
 from settings import DockerHost, OpenStackHost, Settings, SettingsError, load
 from settings.reference import page
@@ -163,6 +165,30 @@ def test_the_published_schema_is_the_models() -> None:
 def test_the_published_reference_is_the_models() -> None:
     published = Path("docs/reference/stack-file.md").read_text()
     assert published == page(), "run: python -m settings.reference > docs/reference/stack-file.md"
+
+
+def in_editor(**config: Any) -> list[str]:
+    """What an editor underlines in a stack file."""
+    file = {"config": {f"gitlab-runners:{key}": value for key, value in config.items()}}
+    return [error.json_path for error in Draft202012Validator(stack_file_schema()).iter_errors(file)]
+
+
+def test_editors_accept_what_the_program_accepts() -> None:
+    runners = {"app": RUNNER, "own": {"token": {"secure": "v1:abc"}}}
+    assert in_editor(host=HOST | {"mtu": 1400}, runners=runners) == []
+
+
+def test_editors_underline_what_the_program_refuses() -> None:
+    assert in_editor(host=HOST, runners={"app": RUNNER | {"maximumTimeout": 3}})
+    assert in_editor(host=HOST | {"flavour": "x"}, runners={"app": RUNNER})
+    assert in_editor(host=HOST | {"mtu": 1000}, runners={"app": RUNNER})
+    assert in_editor(host=HOST, runners={"app": RUNNER}, runer={})
+    assert in_editor(host=HOST)
+
+
+@pytest.mark.parametrize("path", sorted(Path("stacks").glob("Pulumi.*.yaml")), ids=str)
+def test_every_stack_file_fits_the_schema(path: Path) -> None:
+    Draft202012Validator(stack_file_schema()).validate(yaml.safe_load(path.read_text()))
 
 
 @pytest.mark.parametrize("path", sorted(Path("stacks").glob("Pulumi.*.yaml")), ids=str)
