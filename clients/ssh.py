@@ -3,6 +3,7 @@
 from asyncio import create_subprocess_exec, subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from clients import ClientError
@@ -56,7 +57,9 @@ def ssh_options(
         "BatchMode": "yes",
         "ConnectTimeout": str(_CONNECT_TIMEOUT_SECONDS),
         "ControlMaster": "auto",
-        "ControlPath": "~/.ssh/gitlab-runners-%C",
+        # Short, for a Unix socket's path may have 107 bytes; with the key, for a connection that stands is not checked
+        # again.
+        "ControlPath": f"~/.ssh/glr-{sha256((host_key or '').encode()).hexdigest()[:8]}-%C",
         "ControlPersist": str(_PERSIST_SECONDS),
         "ServerAliveInterval": "30",
     }

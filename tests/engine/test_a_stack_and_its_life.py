@@ -47,7 +47,10 @@ def test_preview_of_a_new_stack_creates_everything(project: Project) -> None:
 
 
 def test_up_makes_it_and_a_job_runs(project: Project, sandbox: Sandbox) -> None:
+    sandbox.control("DELETE", "ssh")
     project.up()
+    # The program's master connection, and a Docker client's own when the master has just ended.
+    assert len(sandbox.control("GET", "ssh")) <= 2
     assert sandbox.inventory() == NOTHING | {
         "servers": 1,
         "key pairs": 1,
@@ -63,11 +66,6 @@ def test_up_makes_it_and_a_job_runs(project: Project, sandbox: Sandbox) -> None:
     assert job["status"] == "success", job["trace"]
     assert "the answer is 42" in job["trace"]
     assert "\n1450\n" in job["trace"]
-
-
-def test_all_that_was_said_to_docker_went_over_few_connections(project: Project, sandbox: Sandbox) -> None:
-    # The program's master connection, and the Docker client's own when the master has just ended.
-    assert len(sandbox.control("GET", "ssh")) <= 2
 
 
 def test_outputs_lead_to_everything(project: Project, sandbox: Sandbox) -> None:
@@ -146,6 +144,19 @@ def test_what_gitlab_keeps_is_changed_in_place(project: Project, sandbox: Sandbo
         lambda config: config["runners"]["app"].update(paused=False, tags=["docker"], maximumTimeout=3600)
     )
     project.up()
+
+
+def test_a_token_is_rotated_without_a_restart(project: Project, sandbox: Sandbox) -> None:
+    managers = sandbox.managers()
+    old = project.outputs()["runners"]["app"]["id"]
+    resources = project.export()["deployment"]["resources"]
+    (urn,) = [resource["urn"] for resource in resources if resource["urn"].endswith("UserRunner::sandbox-app")]
+    project.up("--replace", urn)
+    new = project.outputs()["runners"]["app"]["id"]
+    assert new != old
+    assert not restarted(managers, sandbox.managers())
+    assert sandbox.wait_for_job(sandbox.put_job(["echo done"]))["runner"] == new
+    assert project.preview() == {}
 
 
 def test_a_runner_more_and_a_runner_less_leave_the_others_alone(project: Project, sandbox: Sandbox) -> None:

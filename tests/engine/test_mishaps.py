@@ -85,16 +85,3 @@ def test_where_everything_is_given_by_id_a_preview_needs_no_cloud(sandbox: Sandb
     fresh.configure(by_id)
     fresh.environment["OS_CLIENT_CONFIG_FILE"] = "/nowhere/clouds.yaml"
     assert fresh.preview()["Instance sandbox-1"] == "create"
-
-
-def test_an_existing_engine_needs_no_cloud_at_all(sandbox: Sandbox, fresh: Project) -> None:
-    host = {"kind": "docker", "url": sandbox.environment["SANDBOX_DOCKER_HOST"], "mtu": 1400}
-    fresh.configure(lambda config: config.update(host=host))
-    fresh.environment["OS_CLIENT_CONFIG_FILE"] = "/nowhere/clouds.yaml"
-    fresh.up()
-    assert sandbox.inventory() == NOTHING | {"runners": 1, "containers": 2, "volumes": 1}
-    job = sandbox.wait_for_job(sandbox.put_job(["cat /sys/class/net/eth0/mtu"]))
-    assert "\n1400\n" in job["trace"]
-    assert fresh.preview() == {}
-    fresh.destroy()
-    assert sandbox.inventory() == NOTHING

@@ -19,6 +19,12 @@ def test_ssh_accepts_them_and_checks_the_key() -> None:
     assert settings["controlmaster"] == "auto"
 
 
+def test_a_connection_is_only_shared_by_those_who_expect_the_same_key() -> None:
+    one, same, other = (resolved(*ssh_options(key))["controlpath"] for key in ("a AAAA", "a AAAA", "b AAAA"))
+    assert one == same
+    assert one != other
+
+
 def test_without_a_key_the_users_known_hosts_decide() -> None:
     settings = resolved(*ssh_options(None))
     assert settings["stricthostkeychecking"] == "true"

@@ -1,0 +1,58 @@
+"""A Docker Engine that exists already: over its socket, and over SSH with a key that is known."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.engine.harness import NOTHING, Project, Sandbox
+
+pytestmark = pytest.mark.docker
+ANOTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGW1bPRFPkyhcJpkyBnwYyAyk3cnkmKZK1zhhD0cwlnA"
+
+
+@pytest.fixture
+def fresh(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    project = Project(sandbox, tmp_path_factory.mktemp("project"))
+    project.configure(lambda config: config["runners"].pop("team"))
+    yield project
+    sandbox.clear()
+
+
+def test_over_its_socket_it_needs_no_cloud_at_all(sandbox: Sandbox, fresh: Project) -> None:
+    host = {"kind": "docker", "url": sandbox.environment["SANDBOX_DOCKER_HOST"], "mtu": 1400}
+    fresh.configure(lambda config: config.update(host=host))
+    fresh.environment["OS_CLIENT_CONFIG_FILE"] = "/nowhere/clouds.yaml"
+    fresh.up()
+    assert sandbox.inventory() == NOTHING | {"runners": 1, "containers": 2, "volumes": 1}
+    job = sandbox.wait_for_job(sandbox.put_job(["cat /sys/class/net/eth0/mtu"]))
+    assert "\n1400\n" in job["trace"]
+    assert fresh.preview() == {}
+    fresh.destroy()
+    assert sandbox.inventory() == NOTHING
+
+
+def test_over_ssh_its_host_key_is_checked(
+    sandbox: Sandbox, fresh: Project, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    # The machine of one stack is the existing engine of another.
+    fresh.up()
+    (server,) = sandbox.openstack.compute.servers()
+    console = sandbox.openstack.compute.get_server_console_output(server)["output"]
+    found = re.search(r"^ssh-ed25519 \S+", console, re.MULTILINE)
+    assert found is not None
+    host = {
+        "kind": "docker",
+        "url": fresh.outputs()["hosts"]["sandbox-1"]["dockerUrl"],
+        "hostKey": found[0],
+        "ssh": {"identityFile": fresh.config["gitlab-runners:host"]["ssh"]["identityFile"]},
+    }
+    second = Project(sandbox, tmp_path_factory.mktemp("second"))
+    second.configure(lambda config: (config["runners"].pop("team"), config.update(host=host)))
+    second.up()
+    assert len(sandbox.managers()) == 2
+    second.configure(lambda config: config["host"].update(hostKey=ANOTHER_KEY))
+    assert "the SSH host key is not the expected one" in second.failing_preview().output
+    second.configure(lambda config: config["host"].update(hostKey=found[0]))
+    second.destroy()
+    assert len(sandbox.managers()) == 1
