@@ -47,7 +47,7 @@ def main() -> None:
             project=pulumi.get_project(),
             stack=stack,
             settings=settings,
-            lookups=look_up(settings, catalogue, gitlab),
+            lookups=look_up(stack, settings, catalogue, gitlab, preview=pulumi.runtime.is_dry_run()),
             leftovers=Leftovers(catalogue, gitlab),
             gitlab_config=providers["gitlab"],
             gitlab_url=settings.gitlab_url or url,

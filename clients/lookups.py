@@ -19,20 +19,39 @@ class Machines:
 
 @dataclass(frozen=True)
 class Lookups:
-    """`machines` is None for a Docker Engine that exists; `runner_pages` are URLs by runner, None where unknown."""
+    """`machines` is None for a Docker Engine that exists; `runner_pages` are URLs by runner, None where unknown.
+
+    `unfinished_machines` are names of those that Nova does not have, or has in an error or still in the making.
+    """
 
     machines: Machines | None
     runner_pages: dict[str, str | None]
+    unfinished_machines: frozenset[str] = frozenset()
 
 
-def look_up(settings: Settings, catalogue: Catalogue, gitlab: GitLab | None) -> Lookups:
-    """Looks up what `settings` name; `gitlab` is None when no runner is to be registered. Raises ClientError."""
+def machine_names(stack: str, count: int) -> list[str]:
+    """Names of a stack's virtual machines."""
+    return [f"{stack}-{number}" for number in range(1, count + 1)]
+
+
+def look_up(stack: str, settings: Settings, catalogue: Catalogue, gitlab: GitLab | None, *, preview: bool) -> Lookups:
+    """Looks up what `settings` name; `gitlab` is None when no runner is to be registered. Raises ClientError.
+
+    A preview that needs nothing else from the cloud does not ask it for the machines, and takes them for finished.
+    """
     host = settings.host
     pages: dict[str, str | None] = {}
     for name, runner in settings.runners.items():
         if gitlab is not None and runner.scope is not None:
             pages[name] = gitlab.runners_url(runner.scope, runner.project or runner.group)
-    return Lookups(_machines(host, catalogue) if isinstance(host, OpenStackHost) else None, pages)
+    if not isinstance(host, OpenStackHost):
+        return Lookups(None, pages)
+    machines = _machines(host, catalogue)
+    unfinished: set[str] = set()
+    if catalogue.is_connected or not preview:
+        names = machine_names(stack, host.count)
+        unfinished = set(names) - catalogue.finished_servers(stack)
+    return Lookups(machines, pages, frozenset(unfinished))
 
 
 def _machines(host: OpenStackHost, catalogue: Catalogue) -> Machines:

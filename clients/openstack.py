@@ -4,6 +4,7 @@ The connection is made from the openstack provider's own configuration (`opensta
 from clouds.yaml and OS_* variables, so that program and provider always speak to the same cloud.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ _CONNECTION = {"cloud": "cloud", "region": "region_name", "cacertFile": "cacert"
 CONFIGURATION = (*_AUTH, *_CONNECTION, "insecure")
 """Keys of the provider's configuration that `connect` takes."""
 _TIMEOUT_SECONDS = 60
+# Status of a server that is being made, or that could not be made (Compute API, "Server status").
+_UNFINISHED = frozenset({"BUILD", "ERROR"})
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,18 @@ class Catalogue:
     def connection(self) -> Connection:
         """The connection, made when it is first needed."""
         return self._connect()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a look-up has needed the cloud."""
+        return "connection" in self.__dict__
+
+    def finished_servers(self, prefix: str) -> set[str]:
+        """Names, starting with `prefix`, for which there are servers, all of them past their creation."""
+        with explained():
+            servers = list(self.connection.compute.servers(name=f"^{re.escape(prefix)}"))
+        unfinished = {server.name for server in servers if server.status in _UNFINISHED}
+        return {server.name for server in servers} - unfinished
 
     def flavor_id(self, name: str) -> str:
         """Id of a flavor given by name or id."""

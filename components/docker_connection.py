@@ -9,6 +9,7 @@ import pulumi_docker as docker
 
 from clients.readiness import Machine, machine_ready, remove_unused
 from clients.ssh import Login, ssh_options
+from components.leftovers import BROKEN_OFF
 from components.virtual_machine import VirtualMachine
 from settings import DockerHost, OpenStackHost, Ssh
 
@@ -83,7 +84,13 @@ class DockerConnection(pulumi.ComponentResource):
             instance = self._args.machine.instance
             options["deleted_with"] = instance
             trigger = instance.id if trigger is None else pulumi.Output.concat(instance.id, " ", trigger)
-        return pulumi.ResourceOptions(parent=parent, hooks=self._hooks, replacement_trigger=trigger, **options)
+        return pulumi.ResourceOptions(
+            parent=parent,
+            hooks=self._hooks,
+            replacement_trigger=trigger,
+            replace_on_changes=BROKEN_OFF,
+            **options,
+        )
 
     async def _prepare(self, args: pulumi.ResourceHookArgs) -> None:
         host, options = await self._reach()

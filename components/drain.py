@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import ConfigureRequest, CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+from pulumi.dynamic import CreateResult, DiffResult, Resource, UpdateResult
 
 from clients import ClientError
-from clients.openstack import CONFIGURATION, connect, explained
+from clients.openstack import explained
 from clients.ssh import SSH_FAILED, Login, run
+from components.openstack_provider import OpenStackProvider
 
 SERVER_LABEL = "gitlab-runners.server"
 """Label of every runner manager on a virtual machine: the machine's id."""
@@ -22,13 +23,7 @@ SERVER_LABEL = "gitlab-runners.server"
 _GRACE_IS_OVER = 124
 
 
-class _DrainProvider(ResourceProvider):
-    _openstack: dict[str, str]
-
-    def configure(self, req: ConfigureRequest) -> None:
-        found = {key: req.config.get(f"openstack:{key}") for key in CONFIGURATION}
-        self._openstack = {key: str(value) for key, value in found.items() if value is not None}
-
+class _DrainProvider(OpenStackProvider):
     def create(self, props: dict[str, Any]) -> CreateResult:
         return CreateResult(str(props["server"]), dict(props))
 
@@ -58,7 +53,7 @@ timeout {int(_props["grace"])} docker wait $managers >/dev/null"""
 
     def _is_running(self, server: str) -> bool:
         with explained():
-            found = connect(self._openstack).compute.find_server(server)
+            found = self.connect().compute.find_server(server)
         return found is not None and found.status == "ACTIVE"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pulumi
 
-from clients.lookups import Lookups, Machines
+from clients.lookups import Lookups, Machines, machine_names
 from components.docker_connection import DockerConnection, DockerConnectionArgs
 from components.drain import SERVER_LABEL, Drain, DrainArgs
 from components.host_group import HostGroup, HostGroupArgs
@@ -122,8 +122,7 @@ class Fleet(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
         hosts = []
-        for number in range(1, host.count + 1):
-            name = f"{args.stack}-{number}"
+        for name in machine_names(args.stack, host.count):
             machine = VirtualMachine(
                 name,
                 VirtualMachineArgs(
@@ -133,6 +132,7 @@ class Fleet(pulumi.ComponentResource):
                     metadata={"pulumi-project": args.project, "pulumi-stack": args.stack},
                     description=f"{description}, host {name}",
                     leftovers=args.leftovers,
+                    unfinished=name in args.lookups.unfinished_machines,
                 ),
                 opts=pulumi.ResourceOptions(parent=self),
             )

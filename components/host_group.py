@@ -6,7 +6,8 @@ from hashlib import sha256
 import pulumi
 import pulumi_openstack as openstack
 
-from components.leftovers import Leftovers
+from components.declared_rules import DeclaredRules
+from components.leftovers import BROKEN_OFF, Leftovers
 from settings import OpenStackHost
 
 
@@ -35,10 +36,10 @@ class HostGroup(pulumi.ComponentResource):
             description=args.description,
             delete_default_rules=True,
             tags=list(host.tags) or None,
-            opts=args.leftovers.before_create(self),
+            opts=args.leftovers.before_create(self, replace_on_changes=BROKEN_OFF),
         )
         self.security_group_id = group.id
-        for ethertype in ("IPv4", "IPv6"):
+        rules = [
             openstack.networking.SecGroupRule(
                 f"{name}-out-{ethertype.lower()}",
                 security_group_id=group.id,
@@ -46,7 +47,8 @@ class HostGroup(pulumi.ComponentResource):
                 ethertype=ethertype,
                 opts=args.leftovers.before_create(self),
             )
-        for cidr in host.ssh_from:
+            for ethertype in ("IPv4", "IPv6")
+        ] + [
             openstack.networking.SecGroupRule(
                 f"{name}-ssh-{cidr}",
                 security_group_id=group.id,
@@ -58,6 +60,9 @@ class HostGroup(pulumi.ComponentResource):
                 remote_ip_prefix=cidr,
                 opts=args.leftovers.before_create(self),
             )
+            for cidr in host.ssh_from
+        ]
+        DeclaredRules(name, group.id, [rule.id for rule in rules], opts=pulumi.ResourceOptions(parent=self))
         if host.key_pair.name is not None:
             self.key_pair = host.key_pair.name
         else:

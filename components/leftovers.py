@@ -15,6 +15,12 @@ from openstack.connection import Connection
 from clients.gitlab import GitLab, Scope
 from clients.openstack import Catalogue, explained
 
+BROKEN_OFF = ["#initerror"]
+"""For `replace_on_changes`: a resource whose creation broke off midway is made anew by the next update.
+
+Providers on Terraform's SDK v2 take such a resource for complete otherwise, and it would stay without its files, tags
+or start. "#initerror" is how the engine names the mark that it puts on it (pkg/resource/deploy/step_generator.go).
+"""
 _SECONDS_TO_DELETE = 300
 
 

@@ -1,5 +1,6 @@
 """An OpenStack virtual machine with Docker, ready to be reached over SSH."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -11,14 +12,17 @@ import pulumi_openstack as openstack
 from clients.lookups import Machines
 from components.host_group import HostGroup
 from components.host_key import HostKey
-from components.leftovers import Leftovers
+from components.leftovers import BROKEN_OFF, Leftovers
 from renderers.cloud_init import CloudInit, user_data
 from settings import OpenStackHost
 
 
 @dataclass(frozen=True)
 class VirtualMachineArgs:
-    """A machine of the stack. `description` marks what is made, as in HostGroupArgs; `metadata` is Nova's."""
+    """A machine of the stack. `description` marks what is made, as in HostGroupArgs; `metadata` is Nova's.
+
+    `unfinished` says that no job can be running there: Nova has no such server, or did not finish one.
+    """
 
     host: OpenStackHost
     group: HostGroup
@@ -26,6 +30,7 @@ class VirtualMachineArgs:
     metadata: dict[str, str]
     description: str
     leftovers: Leftovers
+    unfinished: bool
 
 
 class VirtualMachine(pulumi.ComponentResource):
@@ -61,6 +66,8 @@ class VirtualMachine(pulumi.ComponentResource):
             )
         )
         trigger = self._trigger(args, data)
+        # An update that breaks off on a machine that works must not replace it: its port would first be taken from it.
+        mended = BROKEN_OFF if args.unfinished else []
         ports = [
             openstack.networking.Port(
                 name if index == 0 else f"{name}-{index + 1}",
@@ -69,7 +76,7 @@ class VirtualMachine(pulumi.ComponentResource):
                 network_id=network,
                 security_group_ids=[group.security_group_id],
                 tags=list(host.tags) or None,
-                opts=args.leftovers.before_create(self, replacement_trigger=trigger),
+                opts=args.leftovers.before_create(self, replacement_trigger=trigger, replace_on_changes=mended),
             )
             for index, network in enumerate(args.found.network_ids)
         ]
@@ -89,8 +96,13 @@ class VirtualMachine(pulumi.ComponentResource):
                 else None
             ),
             **self._disk(args),
-            # A hint only counts when the machine is placed: a second machine does not move the first.
-            opts=args.leftovers.before_create(self, replacement_trigger=trigger, ignore_changes=["schedulerHints"]),
+            opts=args.leftovers.before_create(
+                self,
+                replacement_trigger=trigger,
+                replace_on_changes=mended,
+                # A hint only counts when the machine is placed: a second machine does not move the first.
+                ignore_changes=["schedulerHints"],
+            ),
         )
         self.ssh_dependencies = [self.instance]
         fixed = ports[0].all_fixed_ips.apply(_preferred)
@@ -142,9 +154,16 @@ class VirtualMachine(pulumi.ComponentResource):
     def _trigger(args: VirtualMachineArgs, data: pulumi.Output[str]) -> pulumi.Output[str]:
         """Digest of all that makes it another machine. (A digest of a secret of high entropy is not one.)"""
         host = args.host
-        parts = [args.found, host.boot_volume, host.availability_zone]
+        volume = host.boot_volume
+        parts = [
+            args.found.flavor_id,
+            args.found.image_id,
+            args.found.network_ids,
+            [volume.size, volume.type] if volume is not None else None,
+            host.availability_zone,
+        ]
         text = pulumi.Output.all(data, args.group.key_pair).apply(
-            lambda inputs: sha256(repr([*parts, *inputs]).encode()).hexdigest()
+            lambda inputs: sha256(json.dumps([*parts, *inputs]).encode()).hexdigest()
         )
         return pulumi.Output.unsecret(text)
 

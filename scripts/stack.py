@@ -91,14 +91,14 @@ def _sandbox_config(state: Path, environment: Mapping[str, str]) -> Path:
     host = config["gitlab-runners:host"]
     if host["kind"] == "openstack":
         identity = state / "id_ed25519"
-        host["keyPair"] = {"publicKey": _public_key(identity)}
+        host["keyPair"] = {"publicKey": public_key(identity)}
         host.setdefault("ssh", {})["identityFile"] = str(identity)
     file = state / f"Pulumi.{SANDBOX}.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False))
     return file
 
 
-def _public_key(identity: Path) -> str:
+def public_key(identity: Path) -> str:
     """The public half of the operator's key, which is made when there is none."""
     if not identity.exists():
         pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH

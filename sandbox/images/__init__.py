@@ -71,17 +71,17 @@ def ensure_images(engine: Engine, log: Log) -> Images:
     docker = _Docker(engine)
     if docker.has(RUNNER_IMAGE) and docker.has(JOB_IMAGE):
         return Images(RUNNER_IMAGE, JOB_IMAGE)
-    stand_ins = _stand_ins(docker.architecture())
-    if all(docker.has(image.name) for image in stand_ins):
-        return Images(*(image.name for image in stand_ins))
+    made = stand_ins(docker.architecture())
+    if all(docker.has(image.name) for image in made):
+        return Images(*(image.name for image in made))
     # An engine in a namespace is one that the sandbox has started, without a way to the world.
     if engine.namespace is None and docker.pull(RUNNER_IMAGE, log) and docker.pull(JOB_IMAGE, log):
         return Images(RUNNER_IMAGE, JOB_IMAGE)
     log(f"{RUNNER_IMAGE} cannot be pulled: a stand-in for GitLab Runner takes its place")
-    for image in stand_ins:
+    for image in made:
         if not docker.has(image.name):
             docker.load(image.archive(log))
-    return Images(*(image.name for image in stand_ins))
+    return Images(*(image.name for image in made))
 
 
 class _Docker:
@@ -133,7 +133,7 @@ class _Docker:
 
 
 @dataclass(frozen=True)
-class _StandIn:
+class StandIn:
     """An image that is made here and kept in the cache under a name that changes with all that goes into it."""
 
     repository: str
@@ -167,7 +167,8 @@ class _StandIn:
         return archive
 
 
-def _stand_ins(architecture: str) -> tuple[_StandIn, _StandIn]:
+def stand_ins(architecture: str) -> tuple[StandIn, StandIn]:
+    """The stand-ins for GitLab Runner and for an image for jobs, for an architecture in Go's words."""
     labels = {
         "org.opencontainers.image.title": "stand-in",
         "org.opencontainers.image.description": "Made for the sandbox; not published by GitLab.",
@@ -183,14 +184,14 @@ def _stand_ins(architecture: str) -> tuple[_StandIn, _StandIn]:
     }
     job = {"Cmd": ["sh"], "Env": [_PATH], "Labels": labels}
     return (
-        _StandIn(
+        StandIn(
             STAND_IN_RUNNER,
             f"{RUNNER_VERSION}-{_fingerprint(runner, _sources())}",
             architecture,
             runner,
             with_runner=True,
         ),
-        _StandIn(STAND_IN_JOB, _fingerprint(job, []), architecture, job, with_runner=False),
+        StandIn(STAND_IN_JOB, _fingerprint(job, []), architecture, job, with_runner=False),
     )
 
 

@@ -116,10 +116,7 @@ class Resource(ABC):
         """What the service says of the resource, or None when it is gone. `state` is empty at an import."""
 
     def update(self, id: str, state: Plain, wanted: Plain, changes: Mapping[str, Change], work: Work) -> None:
-        """Change in place what `changes` names. A read follows.
-
-        Without changes it completes a resource whose creation or update failed midway.
-        """
+        """Change in place what `changes` names, which is never nothing. A read follows."""
         return
 
     @abstractmethod
@@ -134,6 +131,13 @@ class Plugin(provider.Provider, ABC):
     """A stand-in for an official provider plugin."""
 
     name: ClassVar[str]
+    keeps_half_done: ClassVar[bool] = True
+    """What becomes of a creation or update that fails midway.
+
+    Providers on Terraform's SDK v2 have the engine keep what was asked for, with the error; the next update of such a
+    resource then finds nothing to change and does nothing (pulumi-terraform-bridge, pkg/tfbridge/provider.go, Update).
+    Those on the plugin framework keep nothing of it (pkg/pf/tfbridge/provider_create.go and provider_update.go).
+    """
 
     def __init__(self) -> None:
         self.facts = facts.load(self.name)
@@ -261,7 +265,7 @@ class Plugin(provider.Provider, ABC):
         outputs = await self._run(
             f"creating {request.name} ({_token(request.type)})",
             create,
-            lambda: (work.id, _outputs(kind, {**base, **work.once}, secret)),
+            lambda: (work.id, _outputs(kind, {**base, **work.once}, secret)) if self.keeps_half_done else (None, {}),
         )
         return provider.CreateResponse(work.id, _outputs(kind, outputs, secret))
 
@@ -276,13 +280,20 @@ class Plugin(provider.Provider, ABC):
         secret = secret_names(request.news) | secret_names({name: request.olds[name] for name in base if name in old})
         if request.preview:
             return provider.UpdateResponse(_outputs(kind, base, secret))
+        changes = kind.changes(old, wanted)
+        if not changes:
+            return provider.UpdateResponse(request.olds)
         work = Work(request.timeout or resource.seconds, self._cancelled)
 
         def update() -> Plain:
-            resource.update(request.resource_id, old, wanted, kind.changes(old, wanted), work)
+            resource.update(request.resource_id, old, wanted, changes, work)
             return self._settled(resource, kind, request.resource_id, base)
 
-        outputs = await self._run(f"updating {request.name} ({_token(request.type)})", update)
+        outputs = await self._run(
+            f"updating {request.name} ({_token(request.type)})",
+            update,
+            lambda: (request.resource_id, _outputs(kind, base, secret)) if self.keeps_half_done else (None, {}),
+        )
         return provider.UpdateResponse(_outputs(kind, outputs, secret))
 
     async def read(self, request: provider.ReadRequest) -> provider.ReadResponse:

@@ -86,8 +86,7 @@ class UserRunner(Resource):
         return found
 
     def update(self, id: str, state: Plain, wanted: Plain, changes: Mapping[str, Change], work: Work) -> None:
-        if changes:
-            self._plugin.client.http_put(f"/runners/{id}", post_data=self._members(wanted))
+        self._plugin.client.http_put(f"/runners/{id}", post_data=self._members(wanted))
 
     def delete(self, id: str, state: Plain, work: Work) -> None:
         try:
@@ -104,6 +103,7 @@ class GitLab(Plugin):
     """The plugin."""
 
     name = "gitlab"
+    keeps_half_done = False
     unknown_config: ClassVar[frozenset[str]] = frozenset({"configFile", "context"})
 
     def __init__(self) -> None:

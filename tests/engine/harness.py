@@ -24,17 +24,69 @@ OWN_LABEL = "gitlab-runners.stack"
 Plan = dict[str, str]
 
 
-class Sandbox:
+class Clouds:
+    """What a stack is brought up on: an OpenStack, and the sandbox's GitLab, which hands out the jobs."""
+
+    openstack: Connection
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.environment = stack.environment
+        self.gitlab = gitlab.Gitlab(
+            self.environment["GITLAB_BASE_URL"].removesuffix("/api/v4"),
+            private_token=self.environment["SANDBOX_GITLAB_ADMINISTRATOR_TOKEN"],
+        )
+
+    def control(self, method: str, path: str, body: Any = None) -> Any:
+        """One call of the control API."""
+        answer = requests.request(method, f"{self.environment['SANDBOX_CONTROL_URL']}/{path}", json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def requests(self) -> list[dict[str, Any]]:
+        """The numbered API calls since the last `control("DELETE", "requests")`."""
+        return [entry for entry in self.control("GET", "requests") if entry["n"] is not None]
+
+    def put_job(self, script: Iterable[str], *, project: int = 100, **more: Any) -> int:
+        """Queues a job and returns its id."""
+        image = self.environment["SANDBOX_JOB_IMAGE"]
+        body = {"project": project, "tags": ["docker"], "image": image, "script": list(script)} | more
+        return int(self.control("POST", "jobs", body)["id"])
+
+    def job(self, id_: int) -> dict[str, Any]:
+        """A job with its status and trace."""
+        found: dict[str, Any] = self.control("GET", f"jobs/{id_}")
+        return found
+
+    def wait_for_job(self, id_: int, *states: str) -> dict[str, Any]:
+        """The job once it is in one of the states (by default: ended)."""
+        wanted = states or ("success", "failed", "canceled")
+        wait_until(lambda: self.job(id_)["status"] in wanted, f"job {id_} to be {' or '.join(wanted)}")
+        return self.job(id_)
+
+    def openstack_inventory(self) -> dict[str, int]:
+        """How many of each thing there are in the project, whoever made them."""
+        cloud = self.openstack
+        groups = [group for group in cloud.network.security_groups() if group.name != "default"]
+        return {
+            "servers": _count(cloud.compute.servers()),
+            "key pairs": _count(cloud.compute.keypairs()),
+            "server groups": _count(cloud.compute.server_groups()),
+            # Routers have ports of their own.
+            "ports": _count(port for port in cloud.network.ports() if "router" not in (port.device_owner or "")),
+            "floating IPs": _count(cloud.network.ips()),
+            "security groups": len(groups),
+            "security group rules": sum(len(group.security_group_rules) for group in groups),
+        }
+
+
+class Sandbox(Clouds):
     """A sandbox's clouds, and how to steer them."""
 
     def __init__(self, state: Path) -> None:
         self.state = state
         self._command("up")
-        self.environment = sandbox_stack(state).environment
-        self.gitlab = gitlab.Gitlab(
-            self.environment["GITLAB_BASE_URL"].removesuffix("/api/v4"),
-            private_token=self.environment["SANDBOX_GITLAB_ADMINISTRATOR_TOKEN"],
-        )
+        super().__init__(sandbox_stack(state))
         self.docker = docker.DockerClient(base_url=self.environment["SANDBOX_DOCKER_HOST"])
         clouds = yaml.safe_load((state / "clouds.yaml").read_text())["clouds"]["sandbox"]
         self.openstack: Connection = openstack.connect(load_yaml_config=False, load_envvars=False, **clouds)
@@ -71,33 +123,6 @@ class Sandbox:
             text=True,
         )
 
-    def control(self, method: str, path: str, body: Any = None) -> Any:
-        """One call of the control API."""
-        answer = requests.request(method, f"{self.environment['SANDBOX_CONTROL_URL']}/{path}", json=body, timeout=30)
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
-
-    def requests(self) -> list[dict[str, Any]]:
-        """The numbered API calls since the last `control("DELETE", "requests")`."""
-        return [entry for entry in self.control("GET", "requests") if entry["n"] is not None]
-
-    def put_job(self, script: Iterable[str], *, project: int = 100, **more: Any) -> int:
-        """Queues a job and returns its id."""
-        image = self.environment["SANDBOX_JOB_IMAGE"]
-        body = {"project": project, "tags": ["docker"], "image": image, "script": list(script)} | more
-        return int(self.control("POST", "jobs", body)["id"])
-
-    def job(self, id_: int) -> dict[str, Any]:
-        """A job with its status and trace."""
-        found: dict[str, Any] = self.control("GET", f"jobs/{id_}")
-        return found
-
-    def wait_for_job(self, id_: int, *states: str) -> dict[str, Any]:
-        """The job once it is in one of the states (by default: ended)."""
-        wanted = states or ("success", "failed", "canceled")
-        wait_until(lambda: self.job(id_)["status"] in wanted, f"job {id_} to be {' or '.join(wanted)}")
-        return self.job(id_)
-
     def managers(self) -> list[Container]:
         """Runner managers that run."""
         return [
@@ -108,20 +133,7 @@ class Sandbox:
 
     def inventory(self) -> dict[str, int]:
         """How many of each thing there are in the three clouds, whoever made them."""
-        cloud = self.openstack
-        return {
-            "servers": _count(cloud.compute.servers()),
-            "key pairs": _count(cloud.compute.keypairs()),
-            "server groups": _count(cloud.compute.server_groups()),
-            "ports": _count(cloud.network.ports()),
-            "floating IPs": _count(cloud.network.ips()),
-            "security groups": _count(group for group in cloud.network.security_groups() if group.name != "default"),
-            "security group rules": _count(
-                rule
-                for group in cloud.network.security_groups()
-                if group.name != "default"
-                for rule in group.security_group_rules
-            ),
+        return self.openstack_inventory() | {
             "runners": len(self.gitlab.runners_all.list(get_all=True)),
             "containers": len(self.docker.containers.list(all=True)),
             # The runner's image brings further ones without a name, which go with their container.
@@ -160,7 +172,7 @@ class Result:
 class Project:
     """The program with a stack file of a test's own and a state of its own."""
 
-    sandbox: Sandbox
+    clouds: Clouds
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -168,12 +180,16 @@ class Project:
         self.folder.mkdir(parents=True, exist_ok=True)
         backend = self.folder / "state"
         backend.mkdir(exist_ok=True)
-        # The sandbox's stack file, as `make` completes it for this machine.
-        self._stack: Stack = sandbox_stack(self.sandbox.state)
-        assert self._stack.config_file is not None
+        # The sandbox's stack file, completed for this machine.
+        file = self.clouds.stack.config_file
+        assert file is not None
         self.file = self.folder / "Pulumi.sandbox.yaml"
-        self.file.write_text(self._stack.config_file.read_text())
-        self.environment = {**self._stack.environment, "PULUMI_BACKEND_URL": backend.as_uri(), **self.environment}
+        self.file.write_text(file.read_text())
+        self.environment = {
+            **self.clouds.environment,
+            "PULUMI_BACKEND_URL": backend.as_uri(),
+            **self.environment,
+        }
         assert self.run("stack", "init", "sandbox").status == 0
 
     @property

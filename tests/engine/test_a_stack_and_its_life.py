@@ -25,6 +25,7 @@ def test_preview_of_a_new_stack_creates_everything(project: Project) -> None:
         "SecGroupRule sandbox-out-ipv4": "create",
         "SecGroupRule sandbox-out-ipv6": "create",
         "SecGroupRule sandbox-ssh-127.0.0.0/8": "create",
+        "DeclaredRules sandbox": "create",
         "Keypair sandbox": "create",
         "HostKey sandbox-1": "create",
         "Port sandbox-1": "create",
@@ -246,6 +247,9 @@ def test_refresh_finds_what_was_changed_by_hand_and_up_mends_it(project: Project
     (group,) = [group for group in cloud.security_groups() if group.name == "sandbox"]
     (rule,) = [rule for rule in cloud.security_group_rules(security_group_id=group.id) if rule.direction == "ingress"]
     cloud.delete_security_group_rule(rule)
+    cloud.create_security_group_rule(
+        security_group_id=group.id, direction="ingress", ether_type="IPv4", remote_ip_prefix="0.0.0.0/0"
+    )
     runner = sandbox.gitlab.runners.get(project.outputs()["runners"]["app"]["id"])
     runner.tag_list = ["changed-by-hand"]
     runner.save()
@@ -255,7 +259,11 @@ def test_refresh_finds_what_was_changed_by_hand_and_up_mends_it(project: Project
     assert found["SecGroupRule sandbox-ssh-127.0.0.0/8"] == "delete"
     assert found["UserRunner sandbox-app"] == "update"
     assert found["Container sandbox-1-team"] == "delete"
+    assert project.preview()["DeclaredRules sandbox"] == "update"
+    assert "ingress IPv4 any from 0.0.0.0/0" in json.dumps(project.export())
     project.up()
+    assert [rule.remote_ip_prefix for rule in cloud.security_group_rules(security_group_id=group.id)].count(None) == 2
+    assert sandbox.inventory()["security group rules"] == 3
     assert project.preview() == {}
     assert sandbox.gitlab.runners.get(runner.id).tag_list == ["docker"]
     assert len(sandbox.managers()) == 2

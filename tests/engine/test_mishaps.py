@@ -1,10 +1,13 @@
 """What goes wrong outside: a machine that somebody deleted, one that cannot be used, a token with few rights."""
 
+import socket
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
+from sandbox.vm import SSH_PORT
 from tests.engine.harness import NOTHING, Project, Sandbox
 
 pytestmark = pytest.mark.docker
@@ -44,6 +47,43 @@ def test_a_machine_that_is_gone_is_made_anew_and_nothing_is_registered_twice(fre
     assert sandbox.wait_for_job(sandbox.put_job(["echo done"]))["status"] == "success"
     fresh.destroy()
     assert sandbox.inventory() == NOTHING
+
+
+def test_a_machine_that_nova_cannot_make_is_made_anew(fresh: Project, sandbox: Sandbox) -> None:
+    network = sandbox.openstack.network
+    (tenant,) = network.networks(name="runners")
+    probe = network.create_port(network_id=tenant.id)
+    network.delete_port(probe)
+    # The sandbox's Neutron hands addresses out one after the other, and its Nova cannot boot on one that is taken.
+    following = ip_address(probe.fixed_ips[0]["ip_address"]) + 1
+    with socket.create_server((str(following), SSH_PORT)):
+        failed = fresh.try_up()
+    assert failed.status != 0
+    (broken,) = sandbox.openstack.compute.servers()
+    assert broken.status == "ERROR"
+    assert fresh.preview()["Instance sandbox-1"] == "replace"
+    fresh.up()
+    (server,) = sandbox.openstack.compute.servers()
+    assert (server.status, server.id == broken.id) == ("ACTIVE", False)
+    assert sandbox.wait_for_job(sandbox.put_job(["echo done"]))["status"] == "success"
+    fresh.destroy()
+    assert sandbox.inventory() == NOTHING
+
+
+def test_an_update_that_breaks_off_does_not_take_a_machine_from_its_jobs(fresh: Project, sandbox: Sandbox) -> None:
+    fresh.up()
+    (before,) = sandbox.openstack.compute.servers()
+    fresh.configure(lambda config: config["host"].update(metadata={"owner": "platform"}))
+    sandbox.control(
+        "POST", "faults", {"do": "status", "status": 503, "method": "POST", "path": "/servers/.*/metadata$"}
+    )
+    failed = fresh.try_up()
+    sandbox.control("DELETE", "faults")
+    assert failed.errors
+    assert "replace" not in fresh.preview().values()
+    fresh.up()
+    (after,) = sandbox.openstack.compute.servers()
+    assert after.id == before.id
 
 
 def test_a_machine_whose_interface_cannot_carry_the_mtu_is_not_used(fresh: Project, sandbox: Sandbox) -> None:

@@ -12,7 +12,7 @@ from openstack.connection import Connection
 
 from sandbox import gitlab
 from sandbox import openstack as cloud
-from sandbox.app import Place, Sandbox
+from sandbox.app import LOOPBACK, Place, Sandbox
 from sandbox.faults import Faults
 from sandbox.store import Store
 from sandbox.vm import VirtualMachine
@@ -51,16 +51,16 @@ class NotedMachines:
 
 
 class InProcess:
-    """One sandbox, served by a thread; a context manager."""
+    """One sandbox, served by a thread; a context manager. It listens at `gateway` too."""
 
-    def __init__(self, store_file: Path, machines: NotedMachines | None = None) -> None:
+    def __init__(self, store_file: Path, machines: NotedMachines | None = None, gateway: str = LOOPBACK) -> None:
         self.machines = machines or NotedMachines()
         self.store = Store(store_file)
         self.credentials = cloud.seed(self.store)
         self.tokens = gitlab.seed(self.store)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._sandbox = Sandbox(self.store, self.machines, Faults(), Place())
+        self._sandbox = Sandbox(self.store, self.machines, Faults(), Place(gateway=gateway))
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -84,6 +84,10 @@ class InProcess:
     @property
     def gitlab_url(self) -> str:
         return self._sandbox.gitlab_url
+
+    @property
+    def gitlab_external_url(self) -> str:
+        return self._sandbox.gitlab_external_url
 
     def auth(self, **changes: str) -> dict[str, str]:
         """What openstacksdk needs to log in by password."""

@@ -655,9 +655,37 @@ def test_a_key_pair_without_a_public_key_brings_a_private_one(cloud: Client) -> 
     cloud.delete(KEYPAIR, "made", {})
 
 
-def test_a_creation_that_fails_midway_is_kept_and_completed(cloud: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_midway_is_kept_as_if_it_were_done(cloud: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(cloud.plugin, OpenStack)
-    rules = {"deleteDefaultRules": True, "name": "half", "tags": ["a"]}
+    call = cloud.plugin.cloud.call
+
+    def failing(service: str, method: str, path: str, **options: Any) -> Plain:
+        if path.endswith("/tags"):
+            raise ConnectionError("the cloud is away")
+        return call(service, method, path, **options)
+
+    def tags(id: str) -> list[str]:
+        found: list[str] = call("network", "GET", f"/security-groups/{id}")["security_group"]["tags"]
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cloud.plugin.cloud, "call", failing)
+        with pytest.raises(PartialError, match=r"creating thing .*: ConnectionError: the cloud is away") as created:
+            cloud.create(GROUP, {"name": "half", "tags": ["a"]})
+        id, state = created.value.id, plain_map(created.value.properties)
+        # The engine's next update has no difference to bring, and brings none.
+        assert cloud.plan(GROUP, state, cloud.checked(GROUP, {"name": "half", "tags": ["a"]})) == "same"
+        assert cloud.update(GROUP, id, state, {"name": "half", "tags": ["a"]}) == state
+        with pytest.raises(PartialError, match="updating thing") as updated:
+            cloud.update(GROUP, id, state, {"name": "half", "tags": ["b"]})
+    state = plain_map(updated.value.properties)
+    assert cloud.plan(GROUP, state, cloud.checked(GROUP, {"name": "half", "tags": ["b"]})) == "same"
+    assert tags(id) == []
+    cloud.delete(GROUP, id, state)
+
+
+def test_a_security_group_that_keeps_its_default_rules_is_lost(cloud: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(cloud.plugin, OpenStack)
     call = cloud.plugin.cloud.call
 
     def failing(service: str, method: str, path: str, **options: Any) -> Plain:
@@ -667,14 +695,8 @@ def test_a_creation_that_fails_midway_is_kept_and_completed(cloud: Client, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(cloud.plugin.cloud, "call", failing)
-        with pytest.raises(PartialError, match=r"creating thing .*: ConnectionError: the cloud is away") as caught:
-            cloud.create(GROUP, rules)
-    id, state = caught.value.id, plain_map(caught.value.properties)
-    # The engine's next update has no difference to bring.
-    assert cloud.plan(GROUP, state, cloud.checked(GROUP, rules)) == "same"
-    assert cloud.update(GROUP, id, state, rules)["allTags"] == ["a"]
-    assert cloud.plugin.cloud.network("GET", f"/security-groups/{id}")["security_group"]["security_group_rules"] == []
-    cloud.delete(GROUP, id, state)
+        with pytest.raises(ConnectionError, match="the cloud is away"):
+            cloud.create(GROUP, {"name": "lost", "deleteDefaultRules": True})
 
 
 def test_what_the_cloud_refuses_is_told(cloud: Client) -> None:

@@ -160,7 +160,12 @@ class Container(Resource):
                     link_local_ips=network.get("linkLocalIps"),
                     mac_address=network.get("macAddress"),
                 )
-        self._complete(id, wanted, work)
+        for upload in wanted.get("uploads", []):
+            client.put_archive(id, "/", _archive(upload))
+        if wanted.get("start", True):
+            self._start(id, wanted, work)
+            if wanted.get("attach"):
+                client.wait(id)
 
     def read(self, id: str, state: Plain) -> Plain | None:
         container = self._inspect(id)
@@ -176,12 +181,7 @@ class Container(Resource):
             answer = client.post(url, json={**request, "RestartPolicy": host["RestartPolicy"]}, timeout=client.timeout)
             if not answer.ok:
                 raise PluginError(f"unable to update the container: {answer.text.strip()}")
-        if not changes:
-            # Its creation failed midway: files may be missing, and it may not have been started.
-            container = self._inspect(id)
-            if container is not None and not container["State"]["Running"]:
-                self._complete(id, wanted, work)
-        elif "mustRun" in changes and wanted.get("mustRun", True):
+        if "mustRun" in changes and wanted.get("mustRun", True):
             self._start(id, wanted, work)
 
     def delete(self, id: str, state: Plain, work: Work) -> None:
@@ -207,15 +207,6 @@ class Container(Resource):
         except NotFound:
             return None
         return container
-
-    def _complete(self, id: str, wanted: Plain, work: Work) -> None:
-        """Bring the files, then start it."""
-        for upload in wanted.get("uploads", []):
-            self.engine.client.put_archive(id, "/", _archive(upload))
-        if wanted.get("start", True):
-            self._start(id, wanted, work)
-            if wanted.get("attach"):
-                self.engine.client.wait(id)
 
     def _start(self, id: str, wanted: Plain, work: Work) -> None:
         self.engine.client.start(id)

@@ -188,9 +188,6 @@ class Instance(CloudResource):
         }
 
     def update(self, id: str, state: Plain, wanted: Plain, changes: Mapping[str, Change], work: Work) -> None:
-        if not changes:
-            # Its creation failed while it was being built.
-            self._reach(id, {"ACTIVE", "SHUTOFF", "PAUSED", "SHELVED", "SHELVED_OFFLOADED"}, work)
         if "name" in changes:
             self.cloud.compute("PUT", f"/servers/{id}", {"server": {"name": wanted["name"]}})
         if "powerState" in changes:

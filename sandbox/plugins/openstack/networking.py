@@ -55,8 +55,8 @@ class NetworkResource(CloudResource):
         self.cloud.network("PUT", f"/{self.collection}/{id}/tags", {"tags": wanted.get("tags", [])})
 
     def update_tags(self, id: str, wanted: Plain, changes: Mapping[str, Change]) -> None:
-        """Bring changed tags; without any change, those that a creation that failed midway left out."""
-        if "tags" in changes or (not changes and wanted.get("tags")):
+        """Bring changed tags."""
+        if "tags" in changes:
             self.put_tags(id, wanted)
 
     def read(self, id: str, state: Plain) -> Plain | None:
@@ -102,22 +102,19 @@ class SecGroup(NetworkResource):
     plain_inputs = ("name", "description", "tenantId", "stateful")
 
     def create(self, wanted: Plain, work: Work) -> None:
-        group = self.post(self.request(self.plain_inputs, wanted), {**wanted, "tags": None}, work)
+        body = {self.member: self.request(self.plain_inputs, wanted)}
+        group = self.cloud.network("POST", f"/{self.collection}", body)[self.member]
         if wanted.get("deleteDefaultRules"):
-            self._delete_rules(group["id"])
+            for rule in group["security_group_rules"]:
+                self.cloud.network("DELETE", f"/security-group-rules/{rule['id']}")
+        # Not before, as in the official provider: a group whose default rules stay is lost to the program.
+        work.made(group["id"])
         if wanted.get("tags"):
             self.put_tags(group["id"], wanted)
 
     def update(self, id: str, state: Plain, wanted: Plain, changes: Mapping[str, Change], work: Work) -> None:
-        if not changes and wanted.get("deleteDefaultRules"):
-            # Its creation failed midway, so no rule of the program's can be in it yet.
-            self._delete_rules(id)
         self.put(id, self.request(tuple(changes.keys() & {"name", "description", "stateful"}), wanted))
         self.update_tags(id, wanted, changes)
-
-    def _delete_rules(self, id: str) -> None:
-        for rule in self.get(id)["security_group_rules"]:
-            self.cloud.network("DELETE", f"/security-group-rules/{rule['id']}")
 
 
 class SecGroupRule(NetworkResource):

@@ -1,0 +1,61 @@
+"""Finds security group rules that nobody declared.
+
+Each declared rule is a resource, so a rule that somebody adds by hand is no resource's business: no refresh would ever
+show it. This one knows all declared rules of a group. `pulumi refresh` makes it look for others and shows them, and the
+next update removes them.
+"""
+
+from typing import Any
+
+import pulumi
+from openstack.network.v2.security_group_rule import SecurityGroupRule
+from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
+
+from clients.openstack import explained
+from components.openstack_provider import OpenStackProvider
+
+
+class _DeclaredRulesProvider(OpenStackProvider):
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        return CreateResult(str(props["group"]), props | {"undeclared": {}})
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        with explained():
+            rules = list(self.connect().network.security_group_rules(security_group_id=id_))
+        undeclared = {rule.id: _described(rule) for rule in rules if rule.id not in props["rules"]}
+        return ReadResult(id_, props | {"undeclared": undeclared})
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        changed = bool(_olds["undeclared"]) or sorted(_olds["rules"]) != sorted(_news["rules"])
+        replaced = _olds["group"] != _news["group"]
+        return DiffResult(changes=changed or replaced, replaces=["group"] if replaced else [])
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        if _olds["undeclared"]:
+            with explained():
+                network = self.connect().network
+                for rule in _olds["undeclared"]:
+                    network.delete_security_group_rule(rule)
+        return UpdateResult(_news | {"undeclared": {}})
+
+
+def _described(rule: SecurityGroupRule) -> str:
+    ports = "-".join(str(port) for port in dict.fromkeys((rule.port_range_min, rule.port_range_max)) if port)
+    peer = rule.remote_ip_prefix or rule.remote_group_id or "anywhere"
+    way = "from" if rule.direction == "ingress" else "to"
+    return " ".join(filter(None, (rule.direction, rule.ether_type, rule.protocol or "any", ports, way, peer)))
+
+
+class DeclaredRules(Resource, module="openstack", name="DeclaredRules"):
+    """All declared rules of a security group; `undeclared` are the others by id, once a refresh has found them."""
+
+    undeclared: pulumi.Output[dict[str, str]]
+
+    def __init__(
+        self,
+        name: str,
+        group: pulumi.Input[str],
+        rules: list[pulumi.Output[str]],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__(_DeclaredRulesProvider(), name, {"group": group, "rules": rules, "undeclared": None}, opts)
