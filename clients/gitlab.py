@@ -13,6 +13,8 @@ from clients import ClientError
 Scope = Literal["project_type", "group_type", "instance_type"]
 _DEFAULT_BASE_URL = "https://gitlab.com/api/v4"
 _TIMEOUT_SECONDS = 60
+CONFIGURATION = ("baseUrl", "token", "insecure", "cacertFile")
+"""Keys of the provider's configuration that `GitLab` and `instance_url` take."""
 # The scopes that let a token create a runner, and read, change and delete it (GitLab docs, "Personal access tokens").
 _CREATE = {"create_runner", "api"}
 _MANAGE = {"manage_runner", "api"}
@@ -81,6 +83,17 @@ class GitLab:
         with self._explained():
             runners = self._client.http_list(path, get_all=True, type=scope, status="never_contacted")
             return [runner["id"] for runner in runners if runner["description"] == description]
+
+    def has_running_jobs(self, runner: int) -> bool:
+        """Whether a runner has jobs that run; one that is gone has none."""
+        try:
+            with self._explained():
+                jobs = self._client.http_list(f"/runners/{runner}/jobs", status="running", per_page=1, get_all=False)
+                return bool(list(jobs))
+        except _Refused as refused:
+            if refused.status == requests.codes.not_found:
+                return False
+            raise
 
     def delete_runner(self, runner: int) -> None:
         """Removes a registration by its id."""

@@ -70,6 +70,7 @@ class Fleet(pulumi.ComponentResource):
                     runner=runner,
                     description=runner.description or f"{args.stack} {runner_name}",
                     pages=args.lookups.runner_pages.get(runner_name),
+                    grace=settings.stop_grace_seconds,
                     leftovers=args.leftovers,
                     provider=provider,
                 ),

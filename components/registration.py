@@ -7,21 +7,26 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_gitlab as gitlab
 
+from components.jobs_ended import JobsEnded, JobsEndedArgs
 from components.leftovers import Leftovers
 from settings import Runner
+
+# Beyond the grace: the last poll.
+_DELETE_MARGIN_SECONDS = 300
 
 
 @dataclass(frozen=True)
 class RegistrationArgs:
     """`description` is shown in GitLab; it also finds what an interrupted update registered.
 
-    `pages` is the URL below which the pages of its owner's runners lie, None where that is unknown. `provider` is not
-    used for a runner with a token of its own.
+    `grace` is how long in seconds the jobs of a registration may keep it. `pages` is the URL below which the pages of
+    its owner's runners lie, None where that is unknown. `provider` is not used for a runner with a token of its own.
     """
 
     runner: Runner
     description: str
     pages: str | None
+    grace: int
     leftovers: Leftovers
     provider: gitlab.Provider | None
 
@@ -58,7 +63,16 @@ class Registration(pulumi.ComponentResource):
                 paused=runner.paused,
                 maximum_timeout=runner.maximum_timeout,
                 maintenance_note=runner.maintenance_note,
-                opts=args.leftovers.before_create(self, provider=args.provider),
+                opts=args.leftovers.before_create(
+                    self, provider=args.provider, replacement_trigger=str(runner.rotation or "")
+                ),
+            )
+            JobsEnded(
+                name,
+                JobsEndedArgs(registered.id, args.grace),
+                opts=pulumi.ResourceOptions(
+                    parent=self, custom_timeouts=pulumi.CustomTimeouts(delete=f"{args.grace + _DELETE_MARGIN_SECONDS}s")
+                ),
             )
             self.token = pulumi.Output.secret(registered.token)
             self.runner_id = registered.id.apply(int)

@@ -27,7 +27,16 @@ MAXIMUM_HOSTS = 99
 MAXIMUM_TAG_LENGTH = 255
 MAXIMUM_TEXT_LENGTH = 1024
 # What GitLab keeps about a runner; a runner with a token of its own was registered elsewhere.
-REGISTRATION_FIELDS = {"description", "tags", "run_untagged", "locked", "protected", "paused", "maintenance_note"}
+REGISTRATION_FIELDS = {
+    "description",
+    "tags",
+    "run_untagged",
+    "locked",
+    "protected",
+    "paused",
+    "maintenance_note",
+    "rotation",
+}
 
 
 def _cidr(value: str) -> str:
@@ -245,6 +254,8 @@ class Runner(_Model):
     """Longest time in seconds that a job may take on this runner."""
     maintenance_note: Annotated[str, Field(max_length=MAXIMUM_TEXT_LENGTH)] = ""
     """Note for administrators."""
+    rotation: int | NonEmpty | None = None
+    """Any number or text, a date for instance. Changing it rotates the token: a new registration takes over."""
     limit: int | None = Field(None, ge=1)
     """Jobs at once on each host; `manager.concurrent` when absent."""
     image: NonEmpty = "debian:13-slim"

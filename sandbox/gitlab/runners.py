@@ -90,6 +90,10 @@ class _Filter(Parameters):
     version_prefix: Annotated[str | None, Field(pattern=r"^[\d+.]+")] = None
 
 
+class _JobFilter(Parameters):
+    status: Literal["pending", "running", "success", "failed", "canceled"] | None = None
+
+
 class Runners:
     """The runner endpoints, and what the job queue needs to know about runners."""
 
@@ -111,6 +115,7 @@ class Runners:
             web.put(f"{API}/runners/{{id}}", self._update),
             web.delete(f"{API}/runners/{{id}}", self._delete),
             web.get(f"{API}/runners/{{id}}/managers", self._list_managers),
+            web.get(f"{API}/runners/{{id}}/jobs", self._list_jobs),
             web.post(f"{API}/runners/{{id}}/reset_authentication_token", self._reset_token),
             web.get(f"{API}/projects/{{id}}/runners", self._list_of_project),
             web.post(f"{API}/projects/{{id}}/runners", self._assign),
@@ -259,6 +264,23 @@ class Runners:
         if not self._store.delete(MANAGERS, f"{runner['id']}/{given.system_id}"):
             raise not_found("Runner manager")
         return web.Response(status=204)
+
+    async def _list_jobs(self, request: web.Request) -> web.Response:
+        """The jobs that a runner has, or had; of each what tells it from the others."""
+        caller, runner = self._find(request)
+        if not self._may_change(caller, runner):
+            raise forbidden("No access granted")
+        status = (await parameters(request, _JobFilter)).status
+        jobs = [job for job in self._store.list(JOBS) if job["runner"] == runner["id"]]
+        shown = [
+            {
+                field: job[field]
+                for field in ("id", "name", "stage", "status", "created_at", "started_at", "finished_at")
+            }
+            for job in jobs
+            if status in (None, job["status"])
+        ]
+        return paginated(request, shown)
 
     # Lists.
 

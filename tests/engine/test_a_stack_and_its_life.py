@@ -37,6 +37,8 @@ def test_preview_of_a_new_stack_creates_everything(project: Project) -> None:
         "gitlab sandbox": "create",
         "UserRunner sandbox-app": "create",
         "UserRunner sandbox-team": "create",
+        "JobsEnded sandbox-app": "create",
+        "JobsEnded sandbox-team": "create",
         **{
             f"{type_} sandbox-1-{runner}": "create"
             for runner in ("app", "team")
@@ -147,15 +149,27 @@ def test_what_gitlab_keeps_is_changed_in_place(project: Project, sandbox: Sandbo
     project.up()
 
 
-def test_a_token_is_rotated_without_a_restart(project: Project, sandbox: Sandbox) -> None:
+def test_a_token_is_rotated_and_the_old_registration_stays_for_its_jobs(project: Project, sandbox: Sandbox) -> None:
     managers = sandbox.managers()
     old = project.outputs()["runners"]["app"]["id"]
-    resources = project.export()["deployment"]["resources"]
-    (urn,) = [resource["urn"] for resource in resources if resource["urn"].endswith("UserRunner::sandbox-app")]
-    project.up("--replace", urn)
+    running = sandbox.put_job(["sleep 12", "echo done"])
+    sandbox.wait_for_job(running, "running")
+    project.configure(lambda config: config["runners"]["app"].update(rotation=1))
+    assert project.preview() == {
+        "UserRunner sandbox-app": "replace",
+        "JobsEnded sandbox-app": "replace",
+        "Container sandbox-1-app-config": "replace",
+    }
+    sandbox.control("DELETE", "requests")
+    project.up()
     new = project.outputs()["runners"]["app"]["id"]
     assert new != old
     assert not restarted(managers, sandbox.managers())
+    assert sandbox.job(running)["status"] == "success"
+    ended = f"/api/v4/jobs/{running}"
+    calls = [(call["method"], call["path"]) for call in sandbox.control("GET", "requests")]
+    updates = [number for number, call in enumerate(calls) if call == ("PUT", ended)]
+    assert updates[-1] < calls.index(("DELETE", f"/api/v4/runners/{old}"))
     assert sandbox.wait_for_job(sandbox.put_job(["echo done"]))["runner"] == new
     assert project.preview() == {}
 
@@ -166,6 +180,7 @@ def test_a_runner_more_and_a_runner_less_leave_the_others_alone(project: Project
     project.configure(lambda config: config["runners"].update(web=extra))
     created = {
         "UserRunner sandbox-web": "create",
+        "JobsEnded sandbox-web": "create",
         "RemoteImage sandbox-1-web": "create",
         "Volume sandbox-1-web": "create",
         "Container sandbox-1-web-config": "create",

@@ -296,6 +296,20 @@ def test_a_locked_runner_stays_with_its_project(sandbox: Sandbox) -> None:
     assert {p["id"] for p in platform.runners.get(runner["id"]).projects} == {PROJECT_A, PROJECT_B}
 
 
+def test_a_runners_jobs_are_listed_also_for_a_token_that_manages_runners(sandbox: Sandbox) -> None:
+    runner = sandbox.runner(tag_list=["docker"])
+    sandbox.post_job(tags=["docker"])
+    running = sandbox.post_job(tags=["docker"])
+    first = sandbox.take(runner).json()
+    assert sandbox.take(runner).json()["id"] == running
+    done = {"token": first["token"], "state": "success"}
+    sandbox.call("PUT", f"/api/v4/jobs/{first['id']}", json=done)
+    runners = sandbox.client(sandbox.tokens.runners)
+    jobs = runners.http_list(f"/runners/{runner['id']}/jobs", status="running", get_all=True)
+    assert [(job["id"], job["status"]) for job in jobs] == [(running, "running")]
+    assert len(list(runners.http_list(f"/runners/{runner['id']}/jobs", get_all=True))) == 2
+
+
 def test_a_job_is_run_as_gitlab_runner_does_it(sandbox: Sandbox) -> None:
     runner = sandbox.runner(maximum_timeout=600)
     job_id = sandbox.post_job(

@@ -1,0 +1,57 @@
+"""Keeps a registration until the jobs that were taken under it have ended.
+
+When a token is rotated, the runner manager goes on with the new registration while jobs of the old one still run; they
+report to GitLab as the old runner. So the old one must not go before them. Creating this does nothing; deleting it,
+which comes before the registration's own deletion, waits.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pulumi
+from pulumi.dynamic import ConfigureRequest, CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+
+from clients.gitlab import CONFIGURATION, GitLab, instance_url
+
+_POLL_SECONDS = 2
+
+
+class _JobsEndedProvider(ResourceProvider):
+    _gitlab: dict[str, str]
+
+    def configure(self, req: ConfigureRequest) -> None:
+        found = {key: req.config.get(f"gitlab:{key}") for key in CONFIGURATION}
+        self._gitlab = {key: str(value) for key, value in found.items() if value is not None}
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        return CreateResult(str(props["runner"]), dict(props))
+
+    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
+        changed = [key for key in ("runner", "grace") if _olds.get(key) != _news.get(key)]
+        return DiffResult(changes=bool(changed), replaces=[key for key in changed if key == "runner"])
+
+    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
+        return UpdateResult(dict(_news))
+
+    def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        gitlab = GitLab(instance_url(self._gitlab, os.environ), self._gitlab, os.environ)
+        end = time.monotonic() + _props["grace"]
+        while gitlab.has_running_jobs(int(_props["runner"])) and time.monotonic() < end:
+            time.sleep(_POLL_SECONDS)
+
+
+@dataclass(frozen=True)
+class JobsEndedArgs:
+    """`runner` is GitLab's id; `grace` is in seconds."""
+
+    runner: pulumi.Input[str]
+    grace: int
+
+
+class JobsEnded(Resource, module="gitlab", name="JobsEnded"):
+    """Deleting this waits for the jobs of a runner, `grace` seconds at most."""
+
+    def __init__(self, name: str, args: JobsEndedArgs, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__(_JobsEndedProvider(), name, vars(args), opts)
