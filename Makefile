@@ -34,14 +34,15 @@ down: setup ## Remove everything that the stack declared; in the sandbox, the sa
 	@$(VENV)/python -m scripts.stack down $(ON_STACK)
 
 test: setup ## Run the tests
-	@$(VENV)/python -m pytest $(ON_ALL_CORES) -m "not acceptance"
+	@$(VENV)/python -m pytest $(ON_ALL_CORES) -m "not acceptance and not ground"
 
 lint: setup ## Check style and types
 	@$(VENV)/ruff check .
 	@$(VENV)/ruff format --check .
 	@$(VENV)/mypy .
 
-acceptance: setup ## Run the long tests: a fault at every step
+acceptance: setup ## Run the long tests: all of it on a real OpenStack, and a fault at every step
+	@$(VENV)/python -m tests.acceptance.ground -- $(VENV)/python -m pytest -m ground --exitfirst --capture=no -v
 	@$(VENV)/python -m pytest $(ON_ALL_CORES) -m acceptance
 
 sandbox-up: setup ## Start the sandbox's clouds alone

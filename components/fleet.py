@@ -71,6 +71,7 @@ class Fleet(pulumi.ComponentResource):
                     description=runner.description or f"{args.stack} {runner_name}",
                     pages=args.lookups.runner_pages.get(runner_name),
                     grace=settings.stop_grace_seconds,
+                    protect=settings.protect,
                     leftovers=args.leftovers,
                     provider=provider,
                 ),

@@ -19,14 +19,16 @@ _DELETE_MARGIN_SECONDS = 300
 class RegistrationArgs:
     """`description` is shown in GitLab; it also finds what an interrupted update registered.
 
-    `grace` is how long in seconds the jobs of a registration may keep it. `pages` is the URL below which the pages of
-    its owner's runners lie, None where that is unknown. `provider` is not used for a runner with a token of its own.
+    `grace` is how long in seconds the jobs of a registration may keep it, `protect` keeps it from being removed or
+    replaced. `pages` is the URL below which its owner's runners have their pages, None where that is unknown.
+    `provider` is not used for a runner with a token of its own.
     """
 
     runner: Runner
     description: str
     pages: str | None
     grace: int
+    protect: bool
     leftovers: Leftovers
     provider: gitlab.Provider | None
 
@@ -64,7 +66,10 @@ class Registration(pulumi.ComponentResource):
                 maximum_timeout=runner.maximum_timeout,
                 maintenance_note=runner.maintenance_note,
                 opts=args.leftovers.before_create(
-                    self, provider=args.provider, replacement_trigger=str(runner.rotation or "")
+                    self,
+                    provider=args.provider,
+                    replacement_trigger=str(runner.rotation or ""),
+                    protect=args.protect,
                 ),
             )
             JobsEnded(

@@ -1,7 +1,9 @@
 """A runner manager: the gitlab-runner container on one host for one runner."""
 
+import json
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
 import pulumi
 import pulumi_docker as docker
@@ -16,8 +18,26 @@ _DIND_CONFIGURATION = "dind-daemon.json"
 _DOCKER_SOCKET = "/var/run/docker.sock"
 # Beyond the grace: Docker's kill and the removal.
 _DELETE_MARGIN_SECONDS = 300
+# A manager is healthy when GitLab knows its token: `verify` ends with a status other than 0 when it does not, or when
+# config.toml is broken (GitLab Runner docs, "Commands"). In the start period Docker looks once a second from 25.0 on
+# (ContainerCreate, StartInterval); older engines after the first interval.
+_HEALTHCHECK: dict[str, Any] = {
+    "tests": ["CMD", "gitlab-runner", "verify"],
+    "interval": "30s",
+    "timeout": "30s",
+    "start_period": "1m0s",
+    "start_interval": "1s",
+    "retries": 3,
+}
+_HEALTHY_WITHIN_SECONDS = 120
 # How long `docker stop` by hand waits for jobs. Not the stack's grace: a change of it would replace the container.
 _STOP_TIMEOUT_SECONDS = 24 * 60 * 60
+_CONTAINER: dict[str, Any] = {
+    "restart": "always",
+    # SIGQUIT lets running jobs end; SIGTERM would abort them (GitLab Runner docs, "Signals").
+    "stop_signal": "SIGQUIT",
+    "stop_timeout": _STOP_TIMEOUT_SECONDS,
+}
 
 
 @dataclass(frozen=True)
@@ -42,8 +62,9 @@ class RunnerManager(pulumi.ComponentResource):
     provider replaces a container when a file uploaded into it changes, and the manager must go on. It sees a new
     config.toml within seconds.
 
-    The volume also keeps the manager's system id. Another image means another volume: the new manager starts while the
-    old one still runs its last jobs, and two managers with one system id would use each other's build folders.
+    The volume also keeps the manager's system id. Another container means another volume: the new manager starts, and
+    is seen healthy, while the old one still runs its last jobs, and two managers with one system id would use each
+    other's build folders.
     """
 
     container: docker.Container
@@ -51,11 +72,13 @@ class RunnerManager(pulumi.ComponentResource):
     def __init__(self, name: str, args: RunnerManagerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("gitlab-runners:docker:RunnerManager", name, None, opts)
         on_host, reference = args.connection.on_host, args.manager.reference
+        # All that makes it another container: a change of any of it changes the volume too.
+        generation = sha256(json.dumps([reference, _CONTAINER, _HEALTHCHECK]).encode()).hexdigest()
         image = docker.RemoteImage(name, name=reference, keep_locally=True, opts=on_host(self))
         volume = docker.Volume(
             name,
             labels=[docker.VolumeLabelArgs(label=key, value=value) for key, value in args.labels.items()],
-            opts=on_host(self, trigger=reference),
+            opts=on_host(self, trigger=generation),
         )
         shared = docker.ContainerVolumeArgs(volume_name=volume.name, container_path=_CONFIGURATION_FOLDER)
         config = self._config_toml(name, args, volume)
@@ -86,11 +109,11 @@ class RunnerManager(pulumi.ComponentResource):
                 docker.ContainerVolumeArgs(host_path=self._docker_socket(args), container_path=_DOCKER_SOCKET),
             ],
             labels=_container_labels(args.labels | {"gitlab-runners.volume": volume.name}),
-            restart="always",
-            # SIGQUIT lets running jobs end; SIGTERM would abort them (GitLab Runner docs, "Signals").
-            stop_signal="SIGQUIT",
-            stop_timeout=_STOP_TIMEOUT_SECONDS,
+            healthcheck=docker.ContainerHealthcheckArgs(**_HEALTHCHECK),
+            wait=True,
+            wait_timeout=_HEALTHY_WITHIN_SECONDS,
             destroy_grace_seconds=args.grace,
+            **_CONTAINER,
             opts=on_host(
                 self,
                 depends_on=[configuration],

@@ -37,7 +37,6 @@ class CloudInit:
 def user_data(machine: CloudInit) -> str:
     """cloud-config of a machine; keys as in cloud-init's module reference."""
     configuration: dict[str, Any] = {
-        "groups": ["docker"],
         "users": ["default", {"name": machine.user, "groups": ["docker"]}],
         "ssh_pwauth": False,
         "ssh_deletekeys": True,
@@ -56,7 +55,8 @@ def user_data(machine: CloudInit) -> str:
         ],
     }
     if machine.install_docker:
-        configuration |= {"package_update": True, "packages": ["docker.io"]}
+        # The user needs the group before the package would make it. Where it exists already, cloud-init would warn.
+        configuration = {"groups": ["docker"], **configuration, "package_update": True, "packages": ["docker.io"]}
     configuration["runcmd"] = [
         ["systemctl", "daemon-reload"],
         ["systemctl", "enable", "--now", "block-metadata.service"],

@@ -81,6 +81,12 @@ def _host_key(value: str) -> str:
     raise ValueError("must be a public SSH host key like: ssh-ed25519 AAAA…")
 
 
+def _flag(value: Any) -> Any:
+    # Pulumi hands a scalar of the configuration over as text.
+    return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+
+
+Flag = Annotated[bool, BeforeValidator(_flag)]
 Cidr = Annotated[str, AfterValidator(_cidr)]
 Tag = Annotated[str, AfterValidator(_tag)]
 Mtu = Annotated[
@@ -329,6 +335,8 @@ class Settings(_Model):
     manager: Manager = Manager()
     gitlab_url: Annotated[str, AfterValidator(_web_url)] | None = None
     """URL under which runners reach GitLab, when it is not the one that the provider uses (`gitlab:baseUrl`)."""
+    protect: Flag = False
+    """Refuse to remove or replace registrations, also by `pulumi destroy`, until this is false again."""
 
     @model_validator(mode="after")
     def _grace_covers_jobs(self) -> Self:

@@ -49,6 +49,46 @@ def test_a_machine_that_is_gone_is_made_anew_and_nothing_is_registered_twice(fre
     assert sandbox.inventory() == NOTHING
 
 
+@pytest.mark.acceptance
+def test_a_runner_image_that_does_not_work_leaves_the_old_manager_at_work(fresh: Project, sandbox: Sandbox) -> None:
+    fresh.up()
+    (before,) = sandbox.managers()
+    version = fresh.config["gitlab-runners:manager"]["version"]
+    # It runs, but never polls: only the health check finds that, when its time is over.
+    image = sandbox.docker.containers.create(sandbox.environment["SANDBOX_JOB_IMAGE"], ["sleep", "1000"])
+    image.commit("gitlab-runners-sandbox/runner-stand-in", "broken")
+    image.remove()
+    fresh.configure(lambda config: config["manager"].update(version="broken"))
+    failed = fresh.try_up()
+    assert failed.errors
+    assert before.id in {manager.id for manager in sandbox.managers()}
+    assert sandbox.wait_for_job(sandbox.put_job(["echo done"]))["status"] == "success"
+    fresh.configure(lambda config: config["manager"].update(version=version))
+    fresh.up()
+    assert sandbox.wait_for_job(sandbox.put_job(["echo done"]))["status"] == "success"
+    assert len(sandbox.managers()) == 1
+    assert sandbox.inventory()["containers"] == 2
+    assert sandbox.inventory()["volumes"] == 1
+    fresh.destroy()
+    assert sandbox.inventory() == NOTHING
+
+
+def test_a_protected_registration_is_neither_removed_nor_replaced(fresh: Project, sandbox: Sandbox) -> None:
+    fresh.configure(lambda config: config.update(protect=True))
+    fresh.up()
+    (runner,) = sandbox.gitlab.runners_all.list(get_all=True)
+    refused = fresh.run("destroy", "--stack=sandbox", "--yes", "--skip-preview", config=True)
+    assert refused.status != 0
+    assert "protected" in refused.output
+    fresh.configure(lambda config: config["runners"]["app"].update(rotation=1))
+    assert "protection" in fresh.failing_preview().output
+    assert [runner.id] == [each.id for each in sandbox.gitlab.runners_all.list(get_all=True)]
+    fresh.configure(lambda config: config.update(protect=False))
+    fresh.up()
+    fresh.destroy()
+    assert sandbox.inventory() == NOTHING
+
+
 def test_a_machine_that_nova_cannot_make_is_made_anew(fresh: Project, sandbox: Sandbox) -> None:
     network = sandbox.openstack.network
     (tenant,) = network.networks(name="runners")

@@ -1,0 +1,266 @@
+"""One stack on a real OpenStack, real machines and real engines; every test goes on where the one before it stopped."""
+
+import re
+import shlex
+import time
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from tests.acceptance.ground_stack import METADATA, NETWORKS, SSH_FROM, Ground, Machine, layers
+from tests.engine.harness import Project, wait_until
+
+pytestmark = pytest.mark.usefixtures("metadata_service")
+
+BOOT_SECONDS = 600
+# Bytes of an IPv4 header and of ICMP's: what `ping -s` does not count.
+PING_OVERHEAD = 28
+FETCH = f"wget -q -T 5 -O - http://{METADATA}/"
+
+
+def table(title: str, rows: dict[str, Any]) -> None:
+    """Prints figures for whoever reads the run."""
+    print(f"\n{title}")
+    for name, value in rows.items():
+        print(f"  {name:<32} {value}")
+
+
+def registrations(ground: Ground) -> set[int]:
+    """Ids of the runners that GitLab knows."""
+    return {runner.id for runner in ground.gitlab.runners_all.list(get_all=True)}
+
+
+def run_job(ground: Ground, *script: str, **more: Any) -> str:
+    """Trace of a job that must succeed."""
+    job = ground.wait_for_job(ground.put_job(script, **more))
+    assert job["status"] == "success", job["trace"]
+    return str(job["trace"])
+
+
+def is_back(ground: Ground, before: list[str]) -> Callable[[], bool]:
+    """Whether the managers' containers of before run again."""
+    return lambda: ground.machine().run("docker ps --quiet --filter label=gitlab-runners.stack").split() == before
+
+
+def managers(machine: Machine) -> list[str]:
+    """Ids of the managers' containers that run."""
+    return machine.run("docker ps --quiet --filter label=gitlab-runners.stack").split()
+
+
+def seconds(text: str) -> float:
+    """A time in Nova's or systemd's words, in seconds of the epoch."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+def test_up_from_nothing_and_a_job_runs(ground: Ground, project: Project) -> None:
+    began = time.time()
+    project.up()
+    ended = time.time()
+    assert "interface" in run_job(ground, "echo this is an interface: ; cat /sys/class/net/eth0/mtu")
+    (server,) = ground.openstack.compute.servers()
+    machine = ground.machine()
+    active = seconds(f"{server.launched_at}+00:00")
+    cloud_init = float(machine.run("stat --format %Y /var/lib/cloud/data/result.json"))
+    docker = float(machine.run('date --date "$(systemctl show docker --property ActiveEnterTimestamp --value)" +%s'))
+    table(
+        "Seconds from the start of `pulumi up`",
+        {
+            "VM active": round(active - began),
+            "Docker answers": round(docker - began),
+            "cloud-init done": round(cloud_init - began),
+            "runners online": round(ended - began),
+        },
+    )
+
+
+def test_a_second_up_changes_nothing(project: Project) -> None:
+    assert project.preview() == {}
+
+
+def test_every_layer_has_the_networks_mtu(ground: Ground) -> None:
+    found = layers(ground, ground.machine())
+    table("MTU on the network runners", found)
+    assert found == dict.fromkeys(found, NETWORKS["runners"])
+
+
+def test_a_packet_of_the_mtu_passes_and_no_larger_one(ground: Ground) -> None:
+    machine = ground.machine()
+    job = ground.put_job(["until [ -e /tmp/done ]; do sleep 1; done"])
+    ground.wait_for_job(job, "running")
+    build = machine.job_container()
+    process = machine.run(f"docker inspect --format '{{{{.State.Pid}}}}' {build}")
+    neighbour = ground.gateways["runners"]
+    ping = f"sudo nsenter --target {process} --net ping -c 2 -W 5 -M do -s {{}} {neighbour}"
+    size = NETWORKS["runners"] - PING_OVERHEAD
+    assert machine.succeeds(ping.format(size))
+    assert not machine.succeeds(ping.format(size + 1))
+    machine.run(f"docker exec {build} touch /tmp/done")
+    assert ground.wait_for_job(job)["status"] == "success"
+
+
+def test_cloud_init_and_dockerd_find_no_fault(ground: Ground) -> None:
+    machine = ground.machine()
+    status = machine.run("cloud-init status --long", check=False)
+    assert re.search(r"^status: done$", status, re.MULTILINE), status
+    assert re.search(r"^errors: \[\]$", status, re.MULTILINE), status
+    assert re.search(r"^recoverable_errors: \{\}$", status, re.MULTILINE), status
+    assert "Valid schema" in machine.run("sudo cloud-init schema --system")
+    assert machine.succeeds("sudo dockerd --validate --config-file=/etc/docker/daemon.json")
+
+
+def test_the_host_key_is_the_expected_one_and_another_is_refused(ground: Ground, project: Project) -> None:
+    machine = ground.machine()
+    key = "/etc/ssh/ssh_host_ed25519_key"
+    machine.run(f"sudo cp {key} /root/key; sudo ssh-keygen -q -t ed25519 -N '' -f /root/other")
+    # The program's shared connection ends like this one: what stands is not checked again.
+    machine.run(f"sudo sh -c 'cp /root/other {key}; systemctl restart ssh; pkill sshd-session'", check=False)
+    project.configure(lambda config: config["runners"]["app"].update(limit=1))
+    refused = project.try_up()
+    assert refused.status != 0
+    assert "another SSH host key" in refused.output
+    machine.run(f"sudo cp /root/key {key}; sudo rm /root/key /root/other*; sudo systemctl restart ssh")
+    project.up()
+    assert project.preview() == {}
+
+
+def test_the_security_group_has_the_declared_rules_and_no_other(ground: Ground) -> None:
+    (server,) = ground.openstack.compute.servers()
+    (port,) = ground.openstack.network.ports(device_id=server.id)
+    (group,) = [ground.openstack.network.get_security_group(id_) for id_ in port.security_group_ids]
+    rules = {
+        (rule["direction"], rule["ethertype"], rule["protocol"], rule["port_range_min"], rule["remote_ip_prefix"])
+        for rule in group.security_group_rules
+    }
+    assert rules == {
+        ("egress", "IPv4", None, None, None),
+        ("egress", "IPv6", None, None, None),
+        *(("ingress", "IPv4", "tcp", 22, network) for network in SSH_FROM),
+    }
+
+
+def metadata_is_kept_from_jobs(ground: Ground) -> bool:
+    """Whether a job cannot reach the metadata service, which its machine reaches."""
+    machine = ground.machine()
+    fetch = f"import urllib.request as r; print(r.urlopen('http://{METADATA}/', timeout=5).read())"
+    assert "secrets" in machine.run(f"python3 -c {shlex.quote(fetch)}")
+    return "nothing came" in run_job(ground, f"{FETCH} || echo nothing came")
+
+
+def test_jobs_do_not_reach_the_metadata_service_even_after_dockerd_restarts(ground: Ground) -> None:
+    machine = ground.machine()
+    assert metadata_is_kept_from_jobs(ground)
+    machine.run("sudo systemctl restart docker")
+    wait_until(lambda: machine.succeeds("docker version"), "dockerd")
+    assert metadata_is_kept_from_jobs(ground)
+    # And a job would reach it, were it not for the unit.
+    machine.run(f"sudo iptables -w -t raw -D PREROUTING -d {METADATA} -j DROP")
+    assert "secrets" in run_job(ground, FETCH)
+    machine.run("sudo systemctl restart block-metadata")
+    assert metadata_is_kept_from_jobs(ground)
+
+
+def test_runners_come_back_when_dockerd_was_away(ground: Ground) -> None:
+    machine = ground.machine()
+    before = managers(machine)
+    machine.run("sudo systemctl stop docker.socket docker; sleep 60; sudo systemctl start docker.socket docker")
+    run_job(ground, "echo back")
+    assert managers(machine) == before
+
+
+def test_runners_come_back_when_the_machine_reboots_and_nothing_else_changes(ground: Ground, project: Project) -> None:
+    machine = ground.machine()
+    before = managers(machine)
+    files = "sudo sh -c 'sha256sum /etc/docker/* /etc/ssh/ssh_host_* /etc/ssh/sshd_config.d/* /usr/local/*bin/*'"
+    digests = machine.run(files)
+    booted = machine.run("cat /proc/sys/kernel/random/boot_id")
+    ground.openstack.compute.reboot_server(machine.id, "HARD")
+    wait_until(
+        lambda: machine.run("cat /proc/sys/kernel/random/boot_id", check=False) not in ("", booted),
+        "the machine to boot again",
+        BOOT_SECONDS,
+    )
+    machine.run("cloud-init status --wait")
+    wait_until(is_back(ground, before), "the managers", BOOT_SECONDS)
+    run_job(ground, "echo back")
+    assert metadata_is_kept_from_jobs(ground)
+    assert machine.run(files) == digests
+    assert project.preview() == {}
+
+
+def test_refresh_finds_what_was_changed_by_hand(ground: Ground, project: Project) -> None:
+    machine = ground.machine()
+    (container,) = machine.run("docker ps --quiet --filter label=gitlab-runners.runner=images").split()
+    machine.run(f"docker stop --time 30 {container}")
+    runner = ground.gitlab.runners.get(project.outputs()["runners"]["app"]["id"])
+    runner.tag_list = ["edited"]
+    runner.save()
+    assert project.refresh() == {"Container sandbox-1-images": "update", "UserRunner sandbox-app": "update"}
+    project.up()
+    assert len(managers(machine)) == 2
+    assert ground.gitlab.runners.get(runner.id).tag_list == ["docker"]
+
+
+def test_without_the_daemons_setting_the_measurement_fails(ground: Ground) -> None:
+    machine = ground.machine()
+    machine.run("sudo cp /etc/docker/daemon.json /root/kept; echo '{}' | sudo tee /etc/docker/daemon.json")
+    machine.run("sudo systemctl restart docker")
+    wait_until(lambda: machine.succeeds("docker version"), "dockerd")
+    image = ground.environment["SANDBOX_JOB_IMAGE"]
+    assert machine.container(image=image) == 1500
+    machine.run("docker network create user-made")
+    assert machine.container("--network user-made", image=image) == 1500
+    machine.run("docker network rm user-made")
+    machine.run("sudo mv /root/kept /etc/docker/daemon.json; sudo systemctl restart docker")
+    wait_until(lambda: machine.succeeds("docker version"), "dockerd")
+
+
+def test_another_machine_takes_over_while_a_job_runs(ground: Ground, project: Project) -> None:
+    """Another flavor, image and network (so another user_data) replace the machine; the registration stays."""
+    before, known = ground.machine(), registrations(ground)
+    job = ground.put_job(["sleep 30", "echo done"])
+    ground.wait_for_job(job, "running")
+    project.configure(
+        lambda config: config["host"].update(flavor="m1.medium", image="debian-13-next", network="runners-1442")
+    )
+    plan = project.preview()
+    assert {plan[f"{type_} sandbox-1"] for type_ in ("Port", "Instance", "docker", "Drain")} == {"replace"}
+    assert not [name for name in plan if name.startswith("UserRunner")]
+    project.up()
+    assert ground.job(job)["status"] == "success"
+    assert ground.machine().id != before.id
+    assert registrations(ground) == known
+    found = layers(ground, ground.machine())
+    table("MTU on the network runners-1442", found)
+    assert found == dict.fromkeys(found, NETWORKS["runners-1442"])
+
+
+def test_destroy_drains_and_leaves_nothing(ground: Ground, project: Project) -> None:
+    job = ground.put_job(["sleep 15", "echo done"])
+    ground.wait_for_job(job, "running")
+    project.destroy()
+    assert ground.job(job)["status"] == "success"
+    assert_nothing_is_left(ground)
+
+
+def test_a_lower_mtu_holds_at_every_layer(ground: Ground, project: Project) -> None:
+    project.configure(lambda config: config["host"].update(mtu=1400))
+    project.up()
+    found = layers(ground, ground.machine())
+    table("MTU on the network runners-1442 with host.mtu: 1400", found)
+    assert found.pop("machine's interface") == NETWORKS["runners-1442"]
+    assert found == dict.fromkeys(found, 1400)
+
+
+def test_destroy_ends_well_when_the_machine_is_gone(ground: Ground, project: Project) -> None:
+    ground.openstack.compute.delete_server(ground.machine().id)
+    wait_until(lambda: not list(ground.openstack.compute.servers()), "the machine to go")
+    project.destroy()
+    assert_nothing_is_left(ground)
+
+
+def assert_nothing_is_left(ground: Ground) -> None:
+    """In no cloud; containers and volumes went with their machine."""
+    assert not registrations(ground)
+    assert ground.openstack_inventory() == dict.fromkeys(ground.openstack_inventory(), 0)
