@@ -90,6 +90,15 @@ def test_a_second_up_changes_nothing(project: Project, sandbox: Sandbox) -> None
     assert not restarted(managers, sandbox.managers())
 
 
+def test_what_could_be_safer_is_told_once(project: Project) -> None:
+    output = project.run("preview", "--stack=sandbox", config=True).output
+    warning = (
+        "gitlab-runners:runners.team: builds: dind: takes jobs of every project of a group; better: project, locked"
+    )
+    assert output.count(warning) == 1
+    assert "gitlab-runners:runners.app" not in output
+
+
 def test_tokens_stand_nowhere_in_plain_text(project: Project, sandbox: Sandbox) -> None:
     state = json.dumps(project.export())
     assert "UserRunner" in state
