@@ -26,6 +26,8 @@ def main() -> None:
     stack = pulumi.get_stack()
     config = {key: str(value) for key, value in pulumi.runtime.config.get_config_env().items()}
     settings = load(stack, config)
+    for line in settings.warnings:
+        pulumi.log.warn(line)
     providers = {
         name: {key.removeprefix(f"{name}:"): value for key, value in config.items() if key.startswith(f"{name}:")}
         for name in ("gitlab", "openstack")

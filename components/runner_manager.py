@@ -9,7 +9,7 @@ import pulumi
 import pulumi_docker as docker
 
 from components.docker_connection import DockerConnection
-from renderers.config_toml import ConfigToml, Dind, config_toml
+from renderers.config_toml import ConfigToml, Dind, Limits, config_toml
 from renderers.daemon_json import dind_daemon_json
 from settings import Manager, Runner
 
@@ -145,10 +145,20 @@ class RunnerManager(pulumi.ComponentResource):
                     limit=runner.limit or manager.concurrent,
                     image=runner.image,
                     pull_policies=runner.pull_policies,
+                    allowed_images=runner.allowed_images,
+                    allowed_services=runner.allowed_services,
+                    allowed_pull_policies=runner.allowed_pull_policies,
+                    services_limit=runner.services_limit,
+                    job_limits=Limits(runner.job_limits.memory, runner.job_limits.cpus),
+                    service_limits=Limits(runner.service_limits.memory, runner.service_limits.cpus),
+                    no_new_privileges=runner.no_new_privileges,
+                    rootless=runner.builds == "rootless",
                     volumes=runner.volumes,
                     environment=runner.environment,
                     mtu=args.mtu,
                     dind=dind,
+                    advanced=runner.advanced,
+                    advanced_global=manager.advanced,
                 )
             )
 

@@ -10,6 +10,11 @@ import tomli_w
 _DIND_CERTIFICATES = "/certs"
 # Docker-in-Docker images by their usual names; the only services that may be privileged.
 _DIND_SERVICES = ("docker:*dind*", "docker.io/docker:*dind*", "docker.io/library/docker:*dind*")
+# Docker's default seccomp profile and AppArmor's docker-default let no container make namespaces or mount in them.
+_NAMESPACES = ("seccomp:unconfined", "apparmor:unconfined")
+_NO_NEW_PRIVILEGES = ("no-new-privileges:true",)
+
+PullPolicy = Literal["always", "if-not-present", "never"]
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,16 @@ class Dind:
 
     daemon_json: str | None
     """Path on the host of the service's daemon.json; None leaves the service's own."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a container may use; None is no limit."""
+
+    memory: str | None = None
+    """Bytes, with Docker's units: 512m, 2g."""
+    cpus: str | None = None
+    """Number of processors: 1.5."""
 
 
 @dataclass(frozen=True)
@@ -37,33 +52,34 @@ class ConfigToml:
     limit: int
     image: str
     runner_id: int | None = None
-    pull_policies: Sequence[Literal["always", "if-not-present", "never"]] = ()
+    pull_policies: Sequence[PullPolicy] = ()
+    allowed_images: Sequence[str] = ()
+    """Patterns; no pattern allows every image. So with the two below."""
+    allowed_services: Sequence[str] = ()
+    allowed_pull_policies: Sequence[PullPolicy] = ()
+    services_limit: int | None = None
+    job_limits: Limits = Limits()
+    service_limits: Limits = Limits()
+    no_new_privileges: bool = True
+    rootless: bool = False
+    """Job containers may make user and mount namespaces, for image builds without privileges."""
     volumes: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     mtu: int | None = None
     """MTU of the network made for each job, in bytes; None leaves Docker's own."""
     dind: Dind | None = None
+    advanced: Mapping[str, Any] = field(default_factory=dict)
+    """Further keys below [[runners]]; none that is written here already."""
+    advanced_global: Mapping[str, Any] = field(default_factory=dict)
+    """Further keys outside of [[runners]], in the same way."""
 
 
 def config_toml(manager: ConfigToml) -> str:
     """Text of config.toml; keys as in GitLab Runner's "Advanced configuration"."""
     environment = dict(manager.environment)
-    volumes = list(manager.volumes)
-    docker: dict[str, Any] = {"image": manager.image, "privileged": False}
-    if manager.pull_policies:
-        docker["pull_policy"] = list(manager.pull_policies)
-    if manager.mtu is not None:
-        # Only used for the networks that FF_NETWORK_PER_BUILD makes.
-        docker["network_mtu"] = manager.mtu
+    docker = _docker(manager)
     if manager.dind is not None:
-        docker["services_privileged"] = True
-        docker["allowed_privileged_services"] = list(_DIND_SERVICES)
         environment.setdefault("DOCKER_TLS_CERTDIR", _DIND_CERTIFICATES)
-        volumes.append(f"{_DIND_CERTIFICATES}/client")
-        if manager.dind.daemon_json is not None:
-            # The only way to reach a service's dockerd without a change in the users' .gitlab-ci.yml.
-            volumes.append(f"{manager.dind.daemon_json}:/etc/docker/daemon.json:ro")
-    docker["volumes"] = volumes
     runner: dict[str, Any] = {
         "name": manager.name,
         "url": manager.url,
@@ -77,11 +93,52 @@ def config_toml(manager: ConfigToml) -> str:
     }
     if manager.runner_id is not None:
         runner["id"] = manager.runner_id
-    configuration = {
+    configuration: dict[str, Any] = {
         "concurrent": manager.concurrent,
         "check_interval": manager.check_interval,
         "log_level": manager.log_level,
         "log_format": manager.log_format,
-        "runners": [runner],
+        "runners": [_merged(runner, manager.advanced)],
     }
-    return tomli_w.dumps(configuration)
+    return tomli_w.dumps(_merged(configuration, manager.advanced_global))
+
+
+def _docker(manager: ConfigToml) -> dict[str, Any]:
+    volumes = list(manager.volumes)
+    docker: dict[str, Any] = {"image": manager.image, "privileged": False}
+    if manager.rootless:
+        docker["security_opt"] = list(_NAMESPACES)
+    elif manager.no_new_privileges:
+        docker["security_opt"] = list(_NO_NEW_PRIVILEGES)
+    optional = {
+        "pull_policy": list(manager.pull_policies),
+        "allowed_images": list(manager.allowed_images),
+        "allowed_services": list(manager.allowed_services),
+        "allowed_pull_policies": list(manager.allowed_pull_policies),
+        "services_limit": manager.services_limit,
+        "memory": manager.job_limits.memory,
+        "cpus": manager.job_limits.cpus,
+        "service_memory": manager.service_limits.memory,
+        "service_cpus": manager.service_limits.cpus,
+        # Only used for the networks that FF_NETWORK_PER_BUILD makes.
+        "network_mtu": manager.mtu,
+    }
+    docker |= {key: value for key, value in optional.items() if value not in (None, [])}
+    if manager.dind is not None:
+        docker["services_privileged"] = True
+        docker["allowed_privileged_services"] = list(_DIND_SERVICES)
+        volumes.append(f"{_DIND_CERTIFICATES}/client")
+        if manager.dind.daemon_json is not None:
+            # The only way to reach a service's dockerd without a change in the users' .gitlab-ci.yml.
+            volumes.append(f"{manager.dind.daemon_json}:/etc/docker/daemon.json:ro")
+    docker["volumes"] = volumes
+    return docker
+
+
+def _merged(ours: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, tables within each other too."""
+    merged = dict(ours)
+    for key, value in more.items():
+        inner = merged.get(key)
+        merged[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+    return merged

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from settings.advanced import ERROR_TYPE as ADVANCED
 from settings.model import (
     LABEL,
     MAXIMUM_NAME_LENGTH,
@@ -16,6 +17,7 @@ from settings.model import (
     BootVolume,
     DockerHost,
     KeyPair,
+    Limits,
     Manager,
     OpenStackHost,
     Runner,
@@ -24,7 +26,17 @@ from settings.model import (
 )
 
 NAMESPACE = "gitlab-runners"
-_MODELS: tuple[type[BaseModel], ...] = (Settings, OpenStackHost, DockerHost, Ssh, KeyPair, BootVolume, Runner, Manager)
+_MODELS: tuple[type[BaseModel], ...] = (
+    Settings,
+    OpenStackHost,
+    DockerHost,
+    Ssh,
+    KeyPair,
+    BootVolume,
+    Runner,
+    Limits,
+    Manager,
+)
 
 
 class SettingsError(Exception):
@@ -105,7 +117,9 @@ def _line(error: ErrorDetails) -> str:
     if kind == "string_pattern_mismatch":
         message = "use lower-case letters, digits and hyphens, with a letter or digit at both ends"
     value = error["input"]
-    shown = "" if isinstance(value, dict | list | BaseModel) or "token" in location else f" {json.dumps(value)}:"
+    # What stands in `advanced` may be a secret, for instance of a cache.
+    hidden = kind == ADVANCED or isinstance(value, dict | list | BaseModel) or "token" in location
+    shown = "" if hidden else f" {json.dumps(value)}:"
     if not location:
         # A rule over the whole stack names its key itself.
         return f"{NAMESPACE}:{message}"

@@ -12,6 +12,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import WithJsonSchema
 
+from settings.advanced import ManagerKeys, RunnerKeys
+from settings.isolation import volume_mistake
+
 # IPv6 needs 1280 bytes on every link (RFC 8200, section 5); 9216 is the largest jumbo frame that switches carry.
 MINIMUM_MTU = 1280
 MAXIMUM_MTU = 9216
@@ -26,6 +29,10 @@ MAXIMUM_HOSTS = 99
 # GitLab's limits for a tag's name and for a runner's texts.
 MAXIMUM_TAG_LENGTH = 255
 MAXIMUM_TEXT_LENGTH = 1024
+# Docker starts no container with less memory: 6 MiB.
+MINIMUM_MEMORY_BYTES = 6 << 20
+_MEMORY = r"^[1-9][0-9]*[kmg]$"
+_CPUS = r"^[0-9]+(\.[0-9]+)?$"
 # What GitLab keeps about a runner; a runner with a token of its own was registered elsewhere.
 REGISTRATION_FIELDS = {
     "description",
@@ -86,6 +93,28 @@ def _flag(value: Any) -> Any:
     return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
 
 
+def _volume(value: str) -> str:
+    mistake = volume_mistake(value)
+    if mistake is not None:
+        raise ValueError(mistake)
+    return value
+
+
+def _memory(value: str) -> str:
+    if re.fullmatch(_MEMORY, value):
+        factor = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}[value[-1]]
+        if int(value[:-1]) * factor >= MINIMUM_MEMORY_BYTES:
+            return value
+    raise ValueError("must be a whole number with k, m or g like 512m or 2g, and at least 6m")
+
+
+def _cpus(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+    if re.fullmatch(_CPUS, text) and float(text) > 0:
+        return text
+    raise ValueError("must be a number of processors above 0, like 2 or 1.5")
+
+
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Cidr = Annotated[str, AfterValidator(_cidr)]
 Tag = Annotated[str, AfterValidator(_tag)]
@@ -109,6 +138,15 @@ Secret = Annotated[
     ),
 ]
 PullPolicy = Literal["always", "if-not-present", "never"]
+Volume = Annotated[str, Field(min_length=1), AfterValidator(_volume)]
+Memory = Annotated[
+    str, AfterValidator(_memory), WithJsonSchema({"type": "string", "pattern": _MEMORY, "examples": ["2g"]})
+]
+Cpus = Annotated[
+    str,
+    BeforeValidator(_cpus),
+    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": _CPUS}]}),
+]
 
 
 class _Model(BaseModel):
@@ -233,6 +271,15 @@ class DockerHost(_Model):
     """Seconds to wait for the engine to answer."""
 
 
+class Limits(_Model):
+    """What one container may use; all that the host has where nothing is said."""
+
+    memory: Memory | None = None
+    """Memory in bytes with Docker's units (powers of 1024): k, m or g, for instance 512m or 2g."""
+    cpus: Cpus | None = None
+    """Number of processors, also a part of one: 1.5."""
+
+
 class Runner(_Model):
     """One runner: where it belongs in GitLab, which jobs it takes and how they run."""
 
@@ -268,12 +315,33 @@ class Runner(_Model):
     """Image for jobs that name none."""
     pull_policies: tuple[PullPolicy, ...] = ()
     """How images are pulled, tried in this order; GitLab Runner's default (always) when empty."""
-    builds: Literal["none", "dind"] = "none"
-    """none: nothing is privileged; dind: a Docker-in-Docker service is, with TLS and the certificate volume."""
-    volumes: tuple[NonEmpty, ...] = ("/cache",)
-    """Volumes of job containers, as in config.toml."""
+    builds: Literal["none", "rootless", "dind"] = "none"
+    """How jobs build container images. none: not at all, or without `RUN`; rootless: nothing is privileged, but jobs
+    may make namespaces; dind: a Docker-in-Docker service is privileged, with TLS and the certificate volume."""
+    allowed_images: tuple[NonEmpty, ...] = ()
+    """Images that jobs may name (`*` stands for anything but a slash, `**` for anything), besides `image`; every image
+    when empty, which `rootless` does not allow."""
+    allowed_services: tuple[NonEmpty, ...] = ()
+    """Images of services that jobs may name, in the same way; every image when empty."""
+    allowed_pull_policies: tuple[PullPolicy, ...] = ()
+    """Pull policies that jobs may ask for; those of `pullPolicies` when empty."""
+    services_limit: int | None = Field(None, ge=0)
+    """Services that a job may have; any number when absent."""
+    job_limits: Limits = Limits()
+    """What a job's container may use."""
+    service_limits: Limits = Limits()
+    """What the container of each service may use."""
+    no_new_privileges: bool = True
+    """No program in a job's container gains privileges, as sudo and su do; false for images that need them. Never on
+    with `rootless`, whose tools need newuidmap. Services are started as their images say."""
+    volumes: tuple[Volume, ...] = ("/cache",)
+    """Volumes of job containers, as in config.toml; no folder with the host's own secrets or devices, and what belongs
+    to the host's system only with `:ro`."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Variables for every job."""
+    advanced: RunnerKeys = Field(default_factory=dict)
+    """Keys of config.toml below `[[runners]]` that have no setting here, by their names there; checked against those of
+    GitLab Runner 19."""
 
     @model_validator(mode="after")
     def _one_scope(self) -> Self:
@@ -289,9 +357,53 @@ class Runner(_Model):
             raise ValueError(
                 "has no tags and takes no untagged jobs, so it would never get one; set tags or runUntagged"
             )
-        if any("docker.sock" in volume for volume in self.volumes):
-            raise ValueError("volumes must not give docker.sock to jobs: it is root on the host; use builds: dind")
         return self
+
+    @model_validator(mode="after")
+    def _builds_fit(self) -> Self:
+        if self.builds == "rootless":
+            # Such a pattern names no image.
+            if not self.allowed_images or any(image.startswith("*") for image in self.allowed_images):
+                raise ValueError(
+                    "builds: rootless needs allowedImages that name the images which may build, for instance "
+                    "quay.io/buildah/stable:*"
+                )
+            if self.no_new_privileges and "no_new_privileges" in self.model_fields_set:
+                raise ValueError("noNewPrivileges is not possible with builds: rootless, whose tools need newuidmap")
+        if (
+            self.builds == "dind"
+            and self.allowed_services
+            and not any("dind" in each for each in self.allowed_services)
+        ):
+            raise ValueError("builds: dind needs Docker-in-Docker in allowedServices, for instance docker:*dind*")
+        return self
+
+    @model_validator(mode="after")
+    def _pull_policies_fit(self) -> Self:
+        if self.allowed_pull_policies:
+            for policy in self.pull_policies or ("always",):
+                if policy not in self.allowed_pull_policies:
+                    default = "" if self.pull_policies else ", the default of pullPolicies,"
+                    raise ValueError(f"allowedPullPolicies has no {policy}{default} so jobs could not pull by it")
+        return self
+
+    @property
+    def exposure(self) -> str | None:
+        """Who else could use what jobs may do here, and what would be right; None when there is nothing to say."""
+        if self.builds == "none":
+            return None
+        if self.token is not None:
+            return "see in GitLab that this runner is locked to one project and protected: the stack does not keep it"
+        wrong = []
+        if self.scope != "project_type":
+            wrong.append(f"takes jobs of every project of {'a group' if self.scope == 'group_type' else 'GitLab'}")
+        elif not self.locked:
+            wrong.append("is not locked to its project")
+        if not self.protected:
+            wrong.append("takes jobs of unprotected branches")
+        if not wrong:
+            return None
+        return f"{' and '.join(wrong)}; better: project, locked: true and protected: true"
 
     @property
     def scope(self) -> Literal["project_type", "group_type", "instance_type"] | None:
@@ -319,6 +431,9 @@ class Manager(_Model):
     log_format: Literal["runner", "text", "json"] = "json"
     stop_grace: int | None = Field(None, ge=1)
     """Seconds that running jobs get before a manager is replaced or removed; the longest maximumTimeout when absent."""
+    advanced: ManagerKeys = Field(default_factory=dict)
+    """Keys of config.toml outside of `[[runners]]` that have no setting here, by their names there; checked against
+    those of GitLab Runner 19."""
 
     @property
     def reference(self) -> str:
@@ -347,6 +462,15 @@ class Settings(_Model):
                 f"({longest}), so an update would kill jobs"
             )
         return self
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is possible but not as safe as it could be, one line each."""
+        return [
+            f"gitlab-runners:runners.{name}: builds: {runner.builds}: {runner.exposure}"
+            for name, runner in self.runners.items()
+            if runner.exposure is not None
+        ]
 
     @property
     def stop_grace_seconds(self) -> int:

@@ -32,8 +32,12 @@ def _tables(schema: dict[str, Any]) -> Iterator[str]:
         yield "| key | type | default | meaning |\n|---|---|---|---|"
         for key, value in model["properties"].items():
             default = "required" if key in model.get("required", []) else _code(value.get("default"))
-            yield f"| `{key}` | {_type(value)} | {default} | {value.get('description', '')} |"
+            yield f"| `{key}` | {_type(value)} | {default} | {_line(value.get('description', ''))} |"
         yield ""
+
+
+def _line(text: str) -> str:
+    return text.replace("\n", " ")
 
 
 def _type(value: dict[str, Any]) -> str:
@@ -51,8 +55,9 @@ def _type(value: dict[str, Any]) -> str:
     if kinds := [_type(each) for each in values if isinstance(each, dict)]:
         return f"map of {kinds[0]}"
     limits = [f"{sign} {value[key]}" for key, sign in (("minimum", "≥"), ("maximum", "≤")) if key in value]
-    # The only plain object is what Pulumi makes of a secret.
-    return " ".join(["secret" if value["type"] == "object" else value["type"], *limits])
+    # Plain objects are what Pulumi makes of a secret, and `advanced`.
+    plain = "secret" if "secure" in value.get("properties", ()) else "keys of config.toml"
+    return " ".join([plain if value["type"] == "object" else value["type"], *limits])
 
 
 def _code(value: Any) -> str:

@@ -11,14 +11,12 @@ import ipaddress
 import shutil
 import socket
 import subprocess
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import requests
-import tomli_w
 import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -174,8 +172,8 @@ class Site:
         """The project's place in the registry, as CI_REGISTRY_IMAGE."""
         return f"{self.registry.name}/group/project"
 
-    def add_runner(self, tag: str, *, dind: bool, security_options: Sequence[str] = ()) -> None:
-        """A runner with the program's config.toml; `security_options` is what the program itself does not write."""
+    def add_runner(self, tag: str, *, dind: bool = False, rootless: bool = False, images: Sequence[str] = ()) -> None:
+        """A runner with the program's config.toml; `images` are those that jobs may name, every one when empty."""
         runner = self._sandbox.gitlab.http_post(
             "/user/runners",
             post_data={"runner_type": "project_type", "project_id": 100, "tag_list": tag, "description": tag},
@@ -184,28 +182,24 @@ class Site:
         home = self._folder / tag
         home.mkdir()
         (home / "dind-daemon.json").write_text(dind_daemon_json(DIND_MTU))
-        configuration = tomllib.loads(
-            config_toml(
-                ConfigToml(
-                    name=tag,
-                    url=self._sandbox.environment["SANDBOX_GITLAB_URL"],
-                    token=runner["token"],
-                    concurrent=1,
-                    check_interval=1,
-                    log_level="info",
-                    log_format="text",
-                    limit=1,
-                    image=self._sandbox.environment["SANDBOX_JOB_IMAGE"],
-                    pull_policies=["if-not-present"],
-                    volumes=[f"{self._certificates}:/etc/docker/certs.d:ro", f"{self._projects}:{_SOURCES}:ro"],
-                    mtu=1450,
-                    dind=Dind(str(home / "dind-daemon.json")) if dind else None,
-                )
-            )
+        configuration = ConfigToml(
+            name=tag,
+            url=self._sandbox.environment["SANDBOX_GITLAB_URL"],
+            token=runner["token"],
+            concurrent=1,
+            check_interval=1,
+            log_level="info",
+            log_format="text",
+            limit=1,
+            image=self._sandbox.environment["SANDBOX_JOB_IMAGE"],
+            pull_policies=["if-not-present"],
+            allowed_images=images,
+            volumes=[f"{self._certificates}:/etc/docker/certs.d:ro", f"{self._projects}:{_SOURCES}:ro"],
+            mtu=1450,
+            rootless=rootless,
+            dind=Dind(str(home / "dind-daemon.json")) if dind else None,
         )
-        if security_options:
-            configuration["runners"][0]["docker"]["security_opt"] = list(security_options)
-        (home / "config.toml").write_text(tomli_w.dumps(configuration))
+        (home / "config.toml").write_text(config_toml(configuration))
         self._sandbox.docker.containers.run(
             self._sandbox.environment["SANDBOX_RUNNER_IMAGE"],
             detach=True,

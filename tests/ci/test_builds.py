@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from sandbox.packages import machine_release, unpacked_busybox
+from tests.ci.images import CLI_IMAGE
 from tests.ci.pipeline import ProjectFolder, Ref
 from tests.ci.site import DIND_MTU, PASSWORD, Site
 
@@ -26,8 +27,8 @@ pytestmark = [
     ),
 ]
 
-# Runners of the program: `images` with builds: dind, `docker` with builds: none.
-DIND, NONE, NAMESPACES = "images", "docker", "namespaces"
+# Tags of the runners, one for each kind of `builds`.
+DIND, NONE, ROOTLESS = "dind", "none", "rootless"
 FOLDER, DOCKERFILE = "my images/the web", "my images/Dockerfile of web"
 
 
@@ -36,8 +37,8 @@ def site() -> Iterator[Site]:
     # A short path: a Unix socket's has room for about a hundred characters.
     with TemporaryDirectory(prefix="glr-") as folder, Site(Path(folder)) as site:
         site.add_runner(DIND, dind=True)
-        site.add_runner(NONE, dind=False)
-        site.add_runner(NAMESPACES, dind=False, security_options=["seccomp:unconfined", "apparmor:unconfined"])
+        site.add_runner(NONE)
+        site.add_runner(ROOTLESS, rootless=True, images=["quay.io/buildah/stable:*"])
         yield site
 
 
@@ -80,7 +81,7 @@ def others(site: Site, base: str) -> ProjectFolder:
                 'docker pull --quiet "$WANTED"',
                 'echo "It says: $(docker run --rm "$WANTED")"',
                 'echo "MTU: $(docker run --rm --entrypoint cat "$WANTED" /sys/class/net/eth0/mtu)"',
-                'echo "Privileges of the job: $(grep CapEff /proc/self/status)"',
+                'echo "Privileges of the job: $(grep -E "CapEff|NoNewPrivs" /proc/self/status)"',
             ],
         },
     }
@@ -110,6 +111,7 @@ def test_docker_in_docker_builds_and_what_it_pushed_can_be_pulled(
     # The runner's daemon.json is that of the service, and only the service is privileged.
     assert f"MTU: {DIND_MTU}" in trace
     assert "CapEff:\t00000000a80425fb" in trace
+    assert "NoNewPrivs:\t1" in trace
 
 
 def test_layers_of_the_registry_are_the_cache(site: Site, example: ProjectFolder) -> None:
@@ -160,9 +162,15 @@ def test_buildah_runs_commands_only_where_it_may_make_namespaces(site: Site, oth
     assert "operation not permitted" in refused.trace
     assert site.registry.tags("group/project/with-run") == []
 
-    done = site.run(site.job(others, "with-run"), NAMESPACES)
+    done = site.run(site.job(others, "with-run"), ROOTLESS)
     assert done.status == "success", done.trace
     assert "It says: Hello from the image app" in pulled(site, others, "with-run:latest")
-    again = site.run(site.job(others, "with-run"), NAMESPACES)
+    again = site.run(site.job(others, "with-run"), ROOTLESS)
     assert again.status == "success", again.trace
     assert "Cache pulled from remote" in again.trace
+
+
+def test_rootless_builds_are_for_the_named_images(site: Site, others: ProjectFolder) -> None:
+    refused = site.run(site.job(others, "pull"), ROOTLESS)
+    assert refused.status == "failed"
+    assert f'the "{CLI_IMAGE}" image is not present on list of allowed images' in refused.trace

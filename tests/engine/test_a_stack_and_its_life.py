@@ -90,6 +90,14 @@ def test_a_second_up_changes_nothing(project: Project, sandbox: Sandbox) -> None
     assert not restarted(managers, sandbox.managers())
 
 
+def test_what_could_be_safer_is_told(project: Project) -> None:
+    shown = project.run("preview", "--stack=sandbox", config=True).output.partition("Diagnostics:")[2]
+    assert [line.strip() for line in shown.splitlines() if "gitlab-runners:" in line] == [
+        "warning: gitlab-runners:runners.team: builds: dind: takes jobs of every project of a group; "
+        "better: project, locked: true and protected: true"
+    ]
+
+
 def test_tokens_stand_nowhere_in_plain_text(project: Project, sandbox: Sandbox) -> None:
     state = json.dumps(project.export())
     assert "UserRunner" in state
@@ -121,7 +129,8 @@ def test_a_changed_configuration_restarts_nothing(project: Project, sandbox: San
     managers = sandbox.managers()
     running = sandbox.put_job(["sleep 5", "echo done"])
     sandbox.wait_for_job(running, "running")
-    project.configure(lambda config: config["runners"]["app"].update(environment={"GREETING": "hello"}, limit=1))
+    changed = {"environment": {"GREETING": "hello"}, "limit": 1, "jobLimits": {"memory": "256m", "cpus": 0.5}}
+    project.configure(lambda config: config["runners"]["app"].update(changed))
     assert project.preview() == {"Container sandbox-1-app-config": "replace"}
     project.up()
     assert not restarted(managers, sandbox.managers())
@@ -133,6 +142,20 @@ def test_a_changed_configuration_restarts_nothing(project: Project, sandbox: San
     # The manager looks at its file every three seconds.
     wait_until(greeted, "a job with the new environment")
     assert sandbox.wait_for_job(running)["status"] == "success"
+
+
+def test_a_job_is_confined_and_limited(project: Project, sandbox: Sandbox) -> None:
+    job = sandbox.put_job(["grep NoNewPrivs /proc/self/status", "sleep 5"])
+    labels = [f"com.gitlab.gitlab-runner.{label}" for label in (f"job.id={job}", "type=build")]
+    filters: dict[str, str | list[str] | bool] = {"label": labels}
+
+    def containers() -> list[Any]:
+        return sandbox.docker.containers.list(filters=filters)
+
+    wait_until(lambda: bool(containers()), "the job's container")
+    limits = containers()[0].attrs["HostConfig"]
+    assert (limits["Memory"], limits["NanoCpus"], limits["Privileged"]) == (256 << 20, 500_000_000, False)
+    assert "NoNewPrivs:\t1" in sandbox.wait_for_job(job)["trace"]
 
 
 def test_what_gitlab_keeps_is_changed_in_place(project: Project, sandbox: Sandbox) -> None:

@@ -13,7 +13,7 @@ from pulumi.runtime import mocks, rpc, settings
 
 from clients.lookups import Lookups, Machines
 from components.fleet import Fleet, FleetArgs
-from settings import DockerHost, KeyPair, Manager, OpenStackHost, Runner, Settings, Ssh
+from settings import DockerHost, KeyPair, Limits, Manager, OpenStackHost, Runner, Settings, Ssh
 
 HOST_KEY = "ssh-ed25519 AAAAhostkey"
 TOKEN = "glrt-the-token"
@@ -153,6 +153,41 @@ def test_every_runner_has_a_manager_on_every_host(registered: Registered) -> Non
         f"dev-{host}-{runner}{suffix}" for host in (1, 2) for runner in ("app", "team") for suffix in ("", "-config")
     }
     assert len(registered.of("UserRunner")) == 2
+
+
+def test_what_jobs_may_do_reaches_the_managers(registered: Registered) -> None:
+    declare(
+        app=Runner(
+            project=1,
+            tags=("a",),
+            builds="rootless",
+            allowed_images=("quay.io/buildah/stable:*",),
+            allowed_services=("postgres:*",),
+            allowed_pull_policies=("always",),
+            services_limit=2,
+            job_limits=Limits(memory="2g", cpus="1.5"),
+            service_limits=Limits(memory="512m", cpus="1"),
+            advanced={"docker": {"shm_size": 1048576}},
+        ),
+        sudo=Runner(project=1, tags=("b",), no_new_privileges=False),
+        plain=Runner(project=1, tags=("c",)),
+    )
+    docker = config_toml(registered, "dev-1-app")["runners"][0]["docker"]
+    assert {key: value for key, value in docker.items() if key not in {"image", "volumes", "network_mtu"}} == {
+        "privileged": False,
+        "security_opt": ["seccomp:unconfined", "apparmor:unconfined"],
+        "allowed_images": ["quay.io/buildah/stable:*"],
+        "allowed_services": ["postgres:*"],
+        "allowed_pull_policies": ["always"],
+        "services_limit": 2,
+        "memory": "2g",
+        "cpus": "1.5",
+        "service_memory": "512m",
+        "service_cpus": "1",
+        "shm_size": 1048576,
+    }
+    assert "security_opt" not in config_toml(registered, "dev-1-sudo")["runners"][0]["docker"]
+    assert config_toml(registered, "dev-1-plain")["runners"][0]["docker"]["security_opt"] == ["no-new-privileges:true"]
 
 
 def test_hosts_avoid_each_other_only_when_there_are_several(registered: Registered) -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from renderers.cloud_init import CHECK_MTU, CloudInit, user_data
-from renderers.config_toml import ConfigToml, Dind, config_toml
+from renderers.config_toml import ConfigToml, Dind, Limits, config_toml
 from renderers.daemon_json import daemon_json, dind_daemon_json
 
 MACHINE = CloudInit(
@@ -93,6 +93,9 @@ def test_config_toml_exactly() -> None:
         [runners.docker]
         image = "debian:13-slim"
         privileged = false
+        security_opt = [
+            "no-new-privileges:true",
+        ]
         network_mtu = 1442
         volumes = [
             "/cache",
@@ -108,6 +111,78 @@ def test_docker_in_docker_makes_only_its_services_privileged() -> None:
     assert docker["allowed_privileged_services"]
     assert docker["volumes"] == ["/cache", "/certs/client", "/volume/dind.json:/etc/docker/daemon.json:ro"]
     assert "DOCKER_TLS_CERTDIR=/certs" in runner["environment"]
+
+
+def rendered(**changed: Any) -> dict[str, Any]:
+    """[[runners]] of a config.toml."""
+    runner: dict[str, Any] = tomllib.loads(config_toml(ConfigToml(**vars(MANAGER) | changed)))["runners"][0]
+    return runner
+
+
+def test_rootless_builds_may_make_namespaces_and_nothing_is_privileged() -> None:
+    docker = rendered(rootless=True, allowed_images=["quay.io/buildah/stable:*"])["docker"]
+    assert docker == {
+        "image": "debian:13-slim",
+        "privileged": False,
+        "security_opt": ["seccomp:unconfined", "apparmor:unconfined"],
+        "allowed_images": ["quay.io/buildah/stable:*"],
+        "network_mtu": 1442,
+        "volumes": ["/cache"],
+    }
+
+
+def test_images_with_sudo_may_be_let_gain_privileges() -> None:
+    assert "security_opt" not in rendered(no_new_privileges=False)["docker"]
+
+
+def test_what_jobs_may_use_exactly() -> None:
+    docker = rendered(
+        pull_policies=["always"],
+        allowed_images=["debian:*"],
+        allowed_services=["postgres:*"],
+        allowed_pull_policies=["always", "if-not-present"],
+        services_limit=0,
+        job_limits=Limits("2g", "1.5"),
+        service_limits=Limits("512m", "0.5"),
+    )["docker"]
+    assert docker == {
+        "image": "debian:13-slim",
+        "privileged": False,
+        "security_opt": ["no-new-privileges:true"],
+        "pull_policy": ["always"],
+        "allowed_images": ["debian:*"],
+        "allowed_services": ["postgres:*"],
+        "allowed_pull_policies": ["always", "if-not-present"],
+        "services_limit": 0,
+        "memory": "2g",
+        "cpus": "1.5",
+        "service_memory": "512m",
+        "service_cpus": "0.5",
+        "network_mtu": 1442,
+        "volumes": ["/cache"],
+    }
+
+
+def test_further_keys_are_added_to_what_is_there() -> None:
+    more = {
+        "output_limit": 8192,
+        "feature_flags": {"FF_USE_FASTZIP": True},
+        "docker": {"shm_size": 300000000, "services": [{"name": "postgres:17"}]},
+        "cache": {"Type": "s3", "s3": {"BucketName": "cache"}},
+    }
+    plain, runner = rendered(), rendered(advanced=more)
+    assert runner == plain | {
+        "output_limit": 8192,
+        "feature_flags": plain["feature_flags"] | {"FF_USE_FASTZIP": True},
+        "docker": plain["docker"] | {"shm_size": 300000000, "services": [{"name": "postgres:17"}]},
+        "cache": {"Type": "s3", "s3": {"BucketName": "cache"}},
+    }
+
+
+def test_further_global_keys_are_added() -> None:
+    more = {"listen_address": ":9252", "session_server": {"session_timeout": 1800}}
+    plain = tomllib.loads(config_toml(MANAGER))
+    assert tomllib.loads(config_toml(ConfigToml(**vars(MANAGER) | {"advanced_global": more}))) == plain | more
 
 
 def test_without_an_mtu_docker_keeps_its_own() -> None:

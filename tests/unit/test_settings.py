@@ -1,6 +1,7 @@
 """What a stack file may say, and the one line that each mistake gets."""
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from renderers.config_toml import ConfigToml, Dind, Limits, config_toml
 from settings import DockerHost, OpenStackHost, Settings, SettingsError, load
 from settings.reference import page
 from settings.schema import stack_file_schema
@@ -103,7 +105,7 @@ def test_a_token_is_not_shown() -> None:
         ({"runners": {"App": RUNNER}}, 'runners.App: "App": use lower-case letters, digits and hyphens'),
         (
             {"runners": {"app": RUNNER | {"volumes": ["/var/run/docker.sock:/var/run/docker.sock"]}}},
-            "runners.app: volumes must not give docker.sock to jobs",
+            'runners.app.volumes[0]: "/var/run/docker.sock:/var/run/docker.sock": must not give docker.sock to jobs',
         ),
         (
             {"runners": {"app": {"token": "glrt-x", "tags": ["x"]}}},
@@ -111,7 +113,7 @@ def test_a_token_is_not_shown() -> None:
         ),
         (
             {"runners": {"app": RUNNER | {"builds": "kaniko"}}},
-            "runners.app.builds: \"kaniko\": should be 'none' or 'dind'",
+            "runners.app.builds: \"kaniko\": should be 'none', 'rootless' or 'dind'",
         ),
         ({"host": HOST | {"sshFrom": []}}, "host.sshFrom: is empty; name at least one"),
         ({"host": HOST | {"sshFrom": ["192.0.2.7/24"]}}, 'host.sshFrom[0]: "192.0.2.7/24": is not a CIDR'),
@@ -129,6 +131,7 @@ def test_a_token_is_not_shown() -> None:
             "host.ssh: options.StrictHostKeyChecking is set by the program",
         ),
         ({"host": {"kind": "docker", "url": "http://x"}}, 'host.url: "http://x": must be unix:///path, ssh://'),
+        ({"manager": {"concurrent": 0}}, "manager.concurrent: 0: should be greater than or equal to 1"),
         ({"manager": {"stopGrace": 60}}, "manager.stopGrace: 60: is shorter than the longest maximumTimeout (3600)"),
         ({"gitlabUrl": "gitlab.example"}, 'gitlabUrl: "gitlab.example": must be an http:// or https:// URL'),
     ],
@@ -138,6 +141,296 @@ def test_a_mistake_gets_one_clear_line(config: dict[str, Any], line: str) -> Non
     assert text.startswith("gitlab-runners:")
     assert line in text
     assert len(text.splitlines()) == 1
+
+
+def runner_mistake(**runner: Any) -> str:
+    text = mistake(runners={"app": RUNNER | runner})
+    assert len(text.splitlines()) == 1
+    return text.removeprefix("gitlab-runners:runners.app")
+
+
+@pytest.mark.parametrize(
+    ("runner", "line"),
+    [
+        ({"builds": "rootless"}, ": builds: rootless needs allowedImages that name the images which may build"),
+        ({"builds": "rootless", "allowedImages": ["*/*"]}, ": builds: rootless needs allowedImages that name"),
+        (
+            {"builds": "rootless", "allowedImages": ["quay.io/buildah/stable:*"], "noNewPrivileges": True},
+            ": noNewPrivileges is not possible with builds: rootless",
+        ),
+        (
+            {"builds": "dind", "allowedServices": ["postgres:*"]},
+            ": builds: dind needs Docker-in-Docker in allowedServices, for instance docker:*dind*",
+        ),
+        (
+            {"allowedPullPolicies": ["if-not-present"]},
+            ": allowedPullPolicies has no always, the default of pullPolicies, so jobs could not pull by it",
+        ),
+        (
+            {"pullPolicies": ["always", "never"], "allowedPullPolicies": ["always"]},
+            ": allowedPullPolicies has no never so jobs could not pull by it",
+        ),
+        ({"allowedPullPolicies": ["sometimes"]}, ".allowedPullPolicies[0]: \"sometimes\": should be 'always'"),
+        ({"pullPolicies": ["sometimes"]}, ".pullPolicies[0]: \"sometimes\": should be 'always'"),
+        ({"allowedImages": [""]}, '.allowedImages[0]: "": '),
+        ({"servicesLimit": -1}, ".servicesLimit: -1: should be greater than or equal to 0"),
+        (
+            {"jobLimits": {"memory": "2 GB"}},
+            '.jobLimits.memory: "2 GB": must be a whole number with k, m or g like 512m',
+        ),
+        ({"jobLimits": {"memory": "2048"}}, '.jobLimits.memory: "2048": must be a whole number with k, m or g'),
+        ({"serviceLimits": {"memory": "5m"}}, '.serviceLimits.memory: "5m": must be a whole number with k, m or g'),
+        ({"jobLimits": {"cpus": "two"}}, '.jobLimits.cpus: "two": must be a number of processors above 0'),
+        ({"serviceLimits": {"cpus": 0}}, ".serviceLimits.cpus: 0: must be a number of processors above 0"),
+        ({"jobLimits": {"cpu": 1}}, ".jobLimits.cpu: unknown key; did you mean cpus?"),
+    ],
+)
+def test_what_jobs_may_do_is_checked(runner: dict[str, Any], line: str) -> None:
+    assert runner_mistake(**runner).startswith(line)
+
+
+def test_limits_are_written_as_docker_takes_them() -> None:
+    runner = RUNNER | {"jobLimits": {"memory": "2g", "cpus": 1.5}, "serviceLimits": {"memory": "512m", "cpus": "2"}}
+    app = loaded(runners={"app": runner}).runners["app"]
+    assert (app.job_limits.memory, app.job_limits.cpus) == ("2g", "1.5")
+    assert (app.service_limits.memory, app.service_limits.cpus) == ("512m", "2")
+
+
+@pytest.mark.parametrize(
+    ("volume", "line"),
+    [
+        ("/:/host", "must not give / of the host to jobs: the host's own folders are in it; use another folder"),
+        ("/:/host:ro", "must not give / of the host to jobs"),
+        ("/var:/v:ro", "must not give /var of the host to jobs: the host's own folders are in it"),
+        ("/var/lib/:/v:ro", "must not give /var/lib of the host to jobs: the host's own folders are in it"),
+        ("/etc:/e:ro", "must not give /etc of the host to jobs: it holds the host's secrets or devices"),
+        ("/etc/../etc/shadow:/e:ro", "must not give /etc/shadow of the host to jobs: it holds the host's secrets"),
+        ("/etc/docker:/e:ro", "must not give /etc/docker of the host to jobs"),
+        ("//proc/1:/p:ro", "must not give /proc/1 of the host to jobs"),
+        *[
+            (f"{folder}:/x:ro", f"must not give {folder} of the host to jobs: it holds the host's secrets or devices")
+            for folder in (
+                "/boot",
+                "/dev",
+                "/dev/sda",
+                "/home/debian",
+                "/proc",
+                "/root",
+                "/run",
+                "/sys",
+                "/var/lib/docker",
+                "/var/lib/docker/volumes",
+                "/var/run",
+                "/var/spool/cron",
+            )
+        ],
+        ("/usr:/usr", "must not let jobs write /usr of the host; add :ro"),
+        ("/usr/local/bin:/b:rw", "must not let jobs write /usr/local/bin of the host; add :ro"),
+        ("/etc/docker/certs.d:/c", "must not let jobs write /etc/docker/certs.d of the host; add :ro"),
+        ("/run/docker.sock:/d:ro", "must not give docker.sock to jobs: it is root on the host; use builds: dind"),
+        ("/srv/containerd.sock:/d", "must not give containerd.sock to jobs"),
+    ],
+)
+def test_jobs_get_no_folder_with_which_they_would_have_the_host(volume: str, line: str) -> None:
+    assert runner_mistake(volumes=["/cache", volume]).startswith(f".volumes[1]: {json.dumps(volume)}: {line}")
+
+
+@pytest.mark.parametrize(
+    "volume",
+    [
+        "/cache",
+        "cache:/var/cache",
+        "/srv/cache:/cache",
+        "/srv/app.sock:/app.sock",
+        "/usr:/usr:ro",
+        "/etc/docker/certs.d:/etc/docker/certs.d:ro",
+    ],
+)
+def test_other_volumes_are_possible(volume: str) -> None:
+    assert loaded(runners={"app": RUNNER | {"volumes": [volume]}}).runners["app"].volumes == (volume,)
+
+
+ADVANCED: dict[str, Any] = {
+    "output_limit": 8192,
+    "pre_build_script": "umask 027",
+    "unhealthy_interval": "1h30m",
+    "feature_flags": {"FF_USE_FASTZIP": True},
+    "cache": {"Type": "s3", "Shared": True, "s3": {"BucketName": "cache", "SecretKey": "very-secret"}},
+    "docker": {
+        "shm_size": 300000000,
+        "helper_image_flavor": "ubuntu",
+        "cap_drop": ["NET_RAW"],
+        "cap_add": ["SYS_PTRACE"],
+        "ulimit": {"nofile": "1024:2048"},
+        "services": [{"name": "postgres:17", "alias": "db"}],
+    },
+}
+
+
+def test_keys_of_config_toml_without_a_setting_go_through() -> None:
+    settings = loaded(
+        runners={"app": RUNNER | {"advanced": ADVANCED}}, manager={"advanced": {"listen_address": ":9252"}}
+    )
+    assert settings.runners["app"].advanced == ADVANCED
+    assert settings.manager.advanced == {"listen_address": ":9252"}
+
+
+@pytest.mark.parametrize(
+    ("advanced", "line"),
+    [
+        (
+            {"output_limt": 1},
+            "output_limt: GitLab Runner has no key output_limt in config.toml; did you mean output_limit?",
+        ),
+        (
+            {"docker": {"shm_sise": 1}},
+            "docker.shm_sise: GitLab Runner has no key docker.shm_sise in config.toml; did you",
+        ),
+        ({"shm_size": 1}, "shm_size: GitLab Runner has no key shm_size in config.toml; did you mean docker.shm_size?"),
+        (
+            {"docker": {"services": [{"nme": "x"}]}},
+            "docker.services[0].nme: GitLab Runner has no key docker.services.nme",
+        ),
+        ({"docker.shm_size": 1}, "docker.shm_size: must be written as tables: docker: {shm_size: …}"),
+        ({"output_limit": "8192"}, "output_limit: must be a whole number"),
+        ({"output_limit": True}, "output_limit: must be a whole number"),
+        ({"shell": 1}, "shell: must be text"),
+        ({"debug_trace_disabled": "yes"}, "debug_trace_disabled: must be true or false"),
+        ({"unhealthy_interval": 120}, "unhealthy_interval: must be a duration like 30s or 1h30m"),
+        ({"docker": 1}, "docker: must be a table: keys with values"),
+        ({"docker": {"dns": "192.0.2.1"}}, "docker.dns: must be a list of texts"),
+        ({"docker": {"services": ["postgres"]}}, "docker.services: must be a list of tables"),
+        ({"docker": {"tmpfs": ["/tmp"]}}, "docker.tmpfs: must be a map of texts"),
+        ({"docker": {"services_tmpfs": {"/tmp": 1}}}, "docker.services_tmpfs: must be a map of texts"),
+        ({"feature_flags": {"FF_USE_FASTZIP": "yes"}}, "feature_flags: must be a map of true or false"),
+        ({"token": "glrt-x"}, "token: is set by the program: GitLab gives it"),
+        ({"executor": "shell"}, "executor: is set by the program: it is always docker"),
+        ({"limit": 3}, "limit: is set by limit"),
+        ({"docker": {"image": "x"}}, "docker.image: is set by image"),
+        ({"docker": {"memory": "2g"}}, "docker.memory: is set by jobLimits.memory"),
+        ({"docker": {"volumes": []}}, "docker.volumes: is set by volumes"),
+        ({"docker": {"network_mtu": 1400}}, "docker.network_mtu: is set by the host's mtu"),
+        (
+            {"feature_flags": {"FF_NETWORK_PER_BUILD": False}},
+            "feature_flags.FF_NETWORK_PER_BUILD: is set by the program: the MTU of jobs depends on it",
+        ),
+        (
+            {"docker": {"network_mode": "host"}},
+            "docker.network_mode: must not be set: each job has a network of its own, never the host's",
+        ),
+        (
+            {"docker": {"privileged": True}},
+            "docker.privileged: is set by builds: no job container is privileged; use builds: dind",
+        ),
+        ({"docker": {"allowed_privileged_images": ["x"]}}, "docker.allowed_privileged_images: is set by builds"),
+        ({"docker": {"services_privileged": True}}, "docker.services_privileged: is set by builds; use builds: dind"),
+        ({"docker": {"security_opt": []}}, "docker.security_opt: is set by builds and noNewPrivileges"),
+        ({"docker": {"devices": ["/dev/sda"]}}, "docker.devices: must not be set: it gives jobs devices of the host"),
+        (
+            {"docker": {"userns_mode": "host"}},
+            "docker.userns_mode: must not be set: it takes away what keeps jobs apart",
+        ),
+        ({"docker": {"pid_mode": "host"}}, "docker.pid_mode: must not be set: it takes away what keeps jobs apart"),
+        (
+            {"docker": {"volumes_from": ["m"]}},
+            "docker.volumes_from: must not be set: the manager's container holds docker.s",
+        ),
+        (
+            {"docker": {"cap_add": ["NET_ADMIN", "CAP_SYS_ADMIN"]}},
+            "docker.cap_add: must not have CAP_SYS_ADMIN, with which a job can take over the host; use builds: dind",
+        ),
+        (
+            {"docker": {"volume_driver_ops": {"type": "none", "o": "bind", "device": "/"}}},
+            "docker.volume_driver_ops: must not be set: it can give jobs folders of the host; use volumes",
+        ),
+        ({"kubernetes": {"namespace": "ci"}}, "kubernetes: belongs to another executor; jobs run with docker"),
+    ],
+)
+def test_keys_of_config_toml_are_checked(advanced: dict[str, Any], line: str) -> None:
+    assert runner_mistake(advanced=advanced).startswith(f".advanced.{line}")
+
+
+@pytest.mark.parametrize(
+    ("advanced", "line"),
+    [
+        ({"concurrent": 0}, "concurrent: is set by manager.concurrent"),
+        ({"runners": []}, "runners: is set by runners"),
+        (
+            {"listen_adress": ":9252"},
+            "listen_adress: GitLab Runner has no key listen_adress in config.toml; did you mean",
+        ),
+        ({"output_limit": 1}, "output_limit: GitLab Runner has no key output_limit in config.toml"),
+        ({"session_server": {"session_timeout": "1800"}}, "session_server.session_timeout: must be a whole number"),
+    ],
+)
+def test_global_keys_of_config_toml_are_checked(advanced: dict[str, Any], line: str) -> None:
+    assert mistake(manager={"advanced": advanced}).startswith(f"gitlab-runners:manager.advanced.{line}")
+
+
+def test_what_the_program_writes_is_never_free_to_be_written_again() -> None:
+    written = tomllib.loads(
+        config_toml(
+            ConfigToml(
+                name="n",
+                url="u",
+                token="t",
+                concurrent=1,
+                check_interval=1,
+                log_level="info",
+                log_format="json",
+                limit=1,
+                image="i",
+                runner_id=1,
+                pull_policies=["always"],
+                allowed_images=["x"],
+                allowed_services=["x"],
+                allowed_pull_policies=["always"],
+                services_limit=1,
+                job_limits=Limits("1g", "1"),
+                service_limits=Limits("1g", "1"),
+                mtu=1400,
+                dind=Dind(None),
+            )
+        )
+    )
+    (runner,) = written.pop("runners")
+    docker = runner.pop("docker")
+    flags = runner.pop("feature_flags")
+    for table in (runner, {"docker": docker}, {"feature_flags": flags}):
+        text = mistake(runners={"app": RUNNER | {"advanced": table}})
+        keys = next((inner for inner in table.values() if isinstance(inner, dict)), table)
+        assert len(text.splitlines()) == len(keys)
+        assert "has no key" not in text
+        assert "must be" not in text
+    assert len(mistake(manager={"advanced": written}).splitlines()) == len(written)
+
+
+def test_each_mistake_in_advanced_is_told_and_no_value_is() -> None:
+    text = mistake(runners={"app": RUNNER | {"advanced": {"cache": {"s3": {"SecretKey": 12345}}, "shell": ["12345"]}}})
+    assert len(text.splitlines()) == 2
+    assert "12345" not in text
+
+
+def test_who_else_may_use_what_builds_may_do_is_told() -> None:
+    right = {"project": 1, "tags": ["x"], "protected": True}
+    named = {"allowedImages": ["quay.io/buildah/stable:*"]}
+    runners = {
+        "right": right | {"builds": "dind"},
+        "harmless": {"group": 2, "tags": ["x"]},
+        "group": {"group": 2, "tags": ["x"], "builds": "dind"},
+        "all": {"instance": True, "tags": ["x"], "builds": "dind", "protected": True},
+        "free": right | {"builds": "rootless", "locked": False} | named,
+        "own": {"token": "glrt-x", "builds": "rootless"} | named,
+    }
+    better = "better: project, locked: true and protected: true"
+    assert loaded(runners=runners).warnings == [
+        "gitlab-runners:runners.group: builds: dind: takes jobs of every project of a group and takes jobs of "
+        f"unprotected branches; {better}",
+        f"gitlab-runners:runners.all: builds: dind: takes jobs of every project of GitLab; {better}",
+        f"gitlab-runners:runners.free: builds: rootless: is not locked to its project; {better}",
+        "gitlab-runners:runners.own: builds: rootless: see in GitLab that this runner is locked to one project and "
+        "protected: the stack does not keep it",
+    ]
 
 
 def test_every_mistake_is_told_at_once() -> None:
@@ -176,6 +469,12 @@ def in_editor(**config: Any) -> list[str]:
 def test_editors_accept_what_the_program_accepts() -> None:
     runners = {"app": RUNNER, "own": {"token": {"secure": "v1:abc"}}}
     assert in_editor(host=HOST | {"mtu": 1400}, runners=runners) == []
+    limited = RUNNER | {"jobLimits": {"memory": "2g", "cpus": 1.5}, "serviceLimits": {"cpus": "2"}}
+    secret = {"cache": {"Type": "s3", "s3": {"SecretKey": {"secure": "v1:abc"}}}}
+    assert (
+        in_editor(host=HOST, runners={"app": limited | {"advanced": ADVANCED}, "s3": RUNNER | {"advanced": secret}})
+        == []
+    )
 
 
 def test_editors_underline_what_the_program_refuses() -> None:
@@ -184,6 +483,9 @@ def test_editors_underline_what_the_program_refuses() -> None:
     assert in_editor(host=HOST | {"mtu": 1000}, runners={"app": RUNNER})
     assert in_editor(host=HOST, runners={"app": RUNNER}, runer={})
     assert in_editor(host=HOST)
+    assert in_editor(host=HOST, runners={"app": RUNNER | {"jobLimits": {"memory": "2 GB"}}})
+    assert in_editor(host=HOST, runners={"app": RUNNER | {"advanced": {"docker": {"privileged": True}}}})
+    assert in_editor(host=HOST, runners={"app": RUNNER | {"advanced": {"output_limit": "1"}}})
 
 
 @pytest.mark.parametrize("path", sorted(Path("stacks").glob("Pulumi.*.yaml")), ids=str)

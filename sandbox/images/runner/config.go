@@ -50,10 +50,12 @@ type dockerConfig struct {
 	ServicesPrivileged        *bool             `toml:"services_privileged"`
 	AllowedImages             []string          `toml:"allowed_images"`
 	AllowedServices           []string          `toml:"allowed_services"`
+	AllowedPullPolicies       []string          `toml:"allowed_pull_policies"`
 	AllowedPrivilegedImages   []string          `toml:"allowed_privileged_images"`
 	AllowedPrivilegedServices []string          `toml:"allowed_privileged_services"`
 	Volumes                   []string          `toml:"volumes"`
 	Services                  []service         `toml:"services"`
+	ServicesLimit             *int              `toml:"services_limit"`
 	NetworkMode               string            `toml:"network_mode"`
 	NetworkMTU                int               `toml:"network_mtu"`
 	EnableIPv6                bool              `toml:"enable_ipv6"`
@@ -62,10 +64,14 @@ type dockerConfig struct {
 	CapAdd                    []string          `toml:"cap_add"`
 	CapDrop                   []string          `toml:"cap_drop"`
 	SecurityOpt               []string          `toml:"security_opt"`
+	ServicesSecurityOpt       []string          `toml:"services_security_opt"`
 	Memory                    string            `toml:"memory"`
 	CPUs                      string            `toml:"cpus"`
+	ServiceMemory             string            `toml:"service_memory"`
+	ServiceCPUs               string            `toml:"service_cpus"`
 	ShmSize                   int64             `toml:"shm_size"` // bytes
 	Tmpfs                     map[string]string `toml:"tmpfs"`
+	ServicesTmpfs             map[string]string `toml:"services_tmpfs"`
 	ContainerLabels           map[string]string `toml:"container_labels"`
 }
 
@@ -76,6 +82,7 @@ type service struct {
 	Command     []string `toml:"command" json:"command"`
 	Entrypoint  []string `toml:"entrypoint" json:"entrypoint"`
 	Environment []string `toml:"environment" json:"-"`
+	PullPolicy  []string `toml:"-" json:"pull_policy"`
 }
 
 // oneOrMany is a string or a list of strings.

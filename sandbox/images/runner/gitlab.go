@@ -42,6 +42,7 @@ type job struct {
 	Image struct {
 		Name       string   `json:"name"`
 		Entrypoint []string `json:"entrypoint"`
+		PullPolicy []string `json:"pull_policy"`
 	} `json:"image"`
 	Services []service `json:"services"`
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -101,7 +102,7 @@ func (e *execution) execute(ctx context.Context) (int, error) {
 	if err := e.startServices(ctx, mounts); err != nil {
 		return 0, err
 	}
-	if err := e.provide(ctx, image); err != nil {
+	if err := e.provide(ctx, image, e.job.Image.PullPolicy); err != nil {
 		return 0, err
 	}
 
@@ -187,14 +188,13 @@ func quote(text string) string {
 
 func (e *execution) startServices(ctx context.Context, mounts []map[string]any) error {
 	settings := e.runner.Docker
-	for _, wanted := range e.job.Services {
-		if !allowed(wanted.Name, settings.AllowedServices) && !hasService(settings.Services, wanted.Name) {
-			return notAllowed("service", wanted.Name, settings.AllowedServices)
-		}
+	services, err := e.services()
+	if err != nil {
+		return err
 	}
-	for i, service := range append(append([]service(nil), settings.Services...), e.job.Services...) {
+	for i, service := range services {
 		e.trace.printf("%sStarting service %s ...%s", cyan, service.Name, plain)
-		if err := e.provide(ctx, service.Name); err != nil {
+		if err := e.provide(ctx, service.Name, service.PullPolicy); err != nil {
 			return err
 		}
 		privileged := settings.Privileged
@@ -220,6 +220,23 @@ func (e *execution) startServices(ctx context.Context, mounts []map[string]any) 
 		}
 	}
 	return nil
+}
+
+// services are those of the configuration and those that the job asks for, as far as the configuration allows them.
+func (e *execution) services() ([]service, error) {
+	settings := e.runner.Docker
+	for _, wanted := range e.job.Services {
+		if !allowed(wanted.Name, settings.AllowedServices) && !hasService(settings.Services, wanted.Name) {
+			return nil, notAllowed("service", wanted.Name, settings.AllowedServices)
+		}
+	}
+	services := append(append([]service(nil), settings.Services...), e.job.Services...)
+	if limit := settings.ServicesLimit; limit != nil && *limit >= 0 && len(services) > *limit {
+		return nil, &failure{
+			"runner_system_failure", fmt.Errorf("too many services requested: %d, only %d allowed", len(services), *limit),
+		}
+	}
+	return services, nil
 }
 
 func hasService(services []service, name string) bool {
@@ -250,21 +267,24 @@ func aliases(s service) []string {
 func (e *execution) container(image, kind string, privileged bool, mounts []map[string]any) map[string]any {
 	settings := e.runner.Docker
 	host := map[string]any{
-		"Privileged":  privileged,
-		"Mounts":      mounts,
-		"ExtraHosts":  settings.ExtraHosts,
-		"Dns":         settings.DNS,
-		"CapAdd":      settings.CapAdd,
-		"CapDrop":     settings.CapDrop,
-		"SecurityOpt": settings.SecurityOpt,
+		"Privileged": privileged,
+		"Mounts":     mounts,
+		"ExtraHosts": settings.ExtraHosts,
+		"Dns":        settings.DNS,
+		"ShmSize":    settings.ShmSize,
 	}
+	// The capabilities of services are Docker's own: the real runner has no keys for them.
+	memory, cpus := settings.ServiceMemory, settings.ServiceCPUs
 	if kind == "build" {
-		host["Tmpfs"] = settings.Tmpfs
-		host["ShmSize"] = settings.ShmSize
-		host["Memory"] = bytesOf(settings.Memory)
-		if cpus, err := strconv.ParseFloat(settings.CPUs, 64); err == nil {
-			host["NanoCpus"] = int64(cpus * 1e9)
-		}
+		memory, cpus = settings.Memory, settings.CPUs
+		host["CapAdd"], host["CapDrop"] = settings.CapAdd, settings.CapDrop
+		host["SecurityOpt"], host["Tmpfs"] = settings.SecurityOpt, settings.Tmpfs
+	} else {
+		host["SecurityOpt"], host["Tmpfs"] = settings.ServicesSecurityOpt, settings.ServicesTmpfs
+	}
+	host["Memory"] = bytesOf(memory)
+	if number, err := strconv.ParseFloat(cpus, 64); err == nil {
+		host["NanoCpus"] = int64(number * 1e9)
 	}
 	environment := append([]string(nil), e.runner.Environment...)
 	for _, variable := range e.job.Variables {
@@ -347,11 +367,37 @@ func (e *execution) create(ctx context.Context, name string, specification map[s
 	return e.docker.createContainer(ctx, name, specification)
 }
 
-// provide makes an image present as the pull policies say, each tried until one succeeds.
-func (e *execution) provide(ctx context.Context, image string) error {
-	policies := e.runner.Docker.PullPolicy
+// pullPolicies are those that the job wants for an image, else those of the configuration, as far as they are allowed.
+func (d dockerConfig) pullPolicies(wanted []string) ([]string, error) {
+	configured := []string(d.PullPolicy)
+	if len(configured) == 0 {
+		configured = []string{"always"}
+	}
+	permitted := d.AllowedPullPolicies
+	if len(permitted) == 0 {
+		permitted = configured
+	}
+	if len(wanted) == 0 {
+		wanted = configured
+	}
+	var policies []string
+	for _, policy := range wanted {
+		if slices.Contains(permitted, policy) {
+			policies = append(policies, policy)
+		}
+	}
 	if len(policies) == 0 {
-		policies = oneOrMany{"always"}
+		cause := fmt.Errorf("pull_policy (%v) is not one of the allowed_pull_policies (%v)", wanted, permitted)
+		return nil, &failure{"runner_system_failure", cause}
+	}
+	return policies, nil
+}
+
+// provide makes an image present as the pull policies say, each tried until one succeeds.
+func (e *execution) provide(ctx context.Context, image string, wanted []string) error {
+	policies, err := e.runner.Docker.pullPolicies(wanted)
+	if err != nil {
+		return err
 	}
 	var failures error
 	for _, policy := range policies {

@@ -89,3 +89,74 @@ func TestSizesAreReadAsDockerWritesThem(t *testing.T) {
 		}
 	}
 }
+
+func TestPullPoliciesOfAJobAreThoseThatAreAllowed(t *testing.T) {
+	for _, test := range []struct {
+		configured, permitted, wanted, result []string
+	}{
+		{nil, nil, nil, []string{"always"}},
+		{[]string{"if-not-present"}, nil, nil, []string{"if-not-present"}},
+		{nil, nil, []string{"never"}, nil},
+		{[]string{"always"}, []string{"always", "never"}, []string{"if-not-present", "never"}, []string{"never"}},
+		{nil, []string{"never"}, nil, nil},
+	} {
+		settings := dockerConfig{PullPolicy: test.configured, AllowedPullPolicies: test.permitted}
+		got, err := settings.pullPolicies(test.wanted)
+		if !reflect.DeepEqual(got, test.result) || (err == nil) != (test.result != nil) {
+			t.Errorf("%+v: %v %v", test, got, err)
+		}
+	}
+}
+
+func TestServicesAreThoseThatAreAllowedAndNotTooMany(t *testing.T) {
+	none, one := 0, 1
+	wanted := jobOf(t, `{"services": [{"name": "postgres:17"}, {"name": "redis:8"}]}`)
+	for _, test := range []struct {
+		settings dockerConfig
+		message  string
+	}{
+		{dockerConfig{}, ""},
+		{dockerConfig{AllowedServices: []string{"postgres:*", "redis:*"}}, ""},
+		{dockerConfig{AllowedServices: []string{"postgres:*"}, Services: []service{{Name: "redis:8"}}}, ""},
+		{dockerConfig{AllowedServices: []string{"postgres:*"}}, `the "redis:8" service is not present on list of allowed services: postgres:*`},
+		{dockerConfig{ServicesLimit: &one}, "too many services requested: 2, only 1 allowed"},
+		{dockerConfig{ServicesLimit: &none}, "too many services requested: 2, only 0 allowed"},
+	} {
+		_, err := (&execution{job: wanted, runner: runner{Docker: test.settings}}).services()
+		if (err == nil) != (test.message == "") || err != nil && !strings.Contains(err.Error(), test.message) {
+			t.Errorf("%+v: %v", test.settings, err)
+		}
+	}
+}
+
+func TestJobsAndServicesAreConfinedAsTheConfigurationSays(t *testing.T) {
+	parsed, err := parseConfig([]byte(minimal + `
+    security_opt = ["no-new-privileges:true"]
+    cap_add = ["SYS_PTRACE"]
+    cap_drop = ["NET_RAW"]
+    memory = "2g"
+    cpus = "1.5"
+    service_memory = "512m"
+    service_cpus = "0.5"
+`))
+	if err != nil || len(parsed.WithoutEffect) > 0 {
+		t.Fatal(err, parsed)
+	}
+	e := &execution{job: jobOf(t, "{}"), runner: parsed.Runners[0]}
+	for kind, wanted := range map[string]map[string]any{
+		"build": {
+			"SecurityOpt": []string{"no-new-privileges:true"}, "CapAdd": []string{"SYS_PTRACE"}, "CapDrop": []string{"NET_RAW"},
+			"Memory": int64(2 << 30), "NanoCpus": int64(1.5e9),
+		},
+		"service": {
+			"SecurityOpt": []string(nil), "CapAdd": nil, "CapDrop": nil, "Memory": int64(512 << 20), "NanoCpus": int64(0.5e9),
+		},
+	} {
+		host := e.container("image", kind, false, nil)["HostConfig"].(map[string]any)
+		for key, value := range wanted {
+			if !reflect.DeepEqual(host[key], value) {
+				t.Errorf("%s: %s is %v", kind, key, host[key])
+			}
+		}
+	}
+}
