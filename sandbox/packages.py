@@ -52,10 +52,10 @@ def unpacked_engine(log: Callable[[str], None]) -> Path:
 
     Raises PackageError on a machine that is not Debian or whose mirror does not have the packages.
     """
-    release = _release()
+    release = required_release()
     packages = [f"{name}/{ENGINE_SUITE}" for name in ENGINE_PACKAGES]
     packages += [f"{name}/{release}" for name in MACHINE_PACKAGES]
-    return _unpacked("docker", f"{ENGINE_SUITE}-on-{release}", packages, "Docker Engine", log)
+    return unpacked("docker", f"{ENGINE_SUITE}-on-{release}", packages, "Docker Engine", log)
 
 
 def unpacked_busybox(log: Callable[[str], None]) -> Path:
@@ -63,19 +63,20 @@ def unpacked_busybox(log: Callable[[str], None]) -> Path:
 
     Raises PackageError as unpacked_engine does.
     """
-    release = _release()
-    root = _unpacked("busybox", release, [f"busybox-static/{release}"], "busybox", log)
+    release = required_release()
+    root = unpacked("busybox", release, [f"busybox-static/{release}"], "busybox", log)
     return next(path for path in (root / "bin/busybox", root / "usr/bin/busybox") if path.exists())
 
 
-def _release() -> str:
+def required_release() -> str:
+    """As `machine_release`, but raises PackageError where there is none."""
     release = machine_release()
     if release is None:
         raise PackageError("this machine does not run Debian")
     return release
 
 
-def _unpacked(thing: str, version: str, packages: list[str], title: str, log: Callable[[str], None]) -> Path:
+def unpacked(thing: str, version: str, packages: list[str], title: str, log: Callable[[str], None]) -> Path:
     """The root of these packages (name/suite) in the cache."""
     recipe = hashlib.sha256(repr(packages).encode()).hexdigest()[:8]
     root = cache_directory() / thing / f"{version}-{platform.machine()}-{recipe}"
@@ -92,7 +93,7 @@ def _unpacked(thing: str, version: str, packages: list[str], title: str, log: Ca
 
 def _unpack(root: Path, wanted: list[str]) -> None:
     with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}-") as work:
-        apt = _private_apt(Path(work), _release())
+        apt = _private_apt(Path(work), required_release())
         downloads = Path(work) / "downloads"
         draft = Path(work) / "root"
         downloads.mkdir()
@@ -112,7 +113,7 @@ def _private_apt(work: Path, release: str) -> Path:
     """An apt configuration of our own, atop the machine's (its proxy and the like still hold)."""
     signed_by = f"[signed-by={KEYRING}] " if KEYRING.exists() else ""
     suites = dict.fromkeys((ENGINE_SUITE, release))
-    (work / "sources.list").write_text("".join(f"deb {signed_by}{_mirror(release)} {suite} main\n" for suite in suites))
+    (work / "sources.list").write_text("".join(f"deb {signed_by}{mirror(release)} {suite} main\n" for suite in suites))
     (work / "status").touch()
     configuration = work / "apt.conf"
     configuration.write_text(
@@ -134,7 +135,7 @@ def _private_apt(work: Path, release: str) -> Path:
 _MIRROR_QUERY = ("--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)", "Created-By: Packages")
 
 
-def _mirror(release: str) -> str:
+def mirror(release: str) -> str:
     """The mirror this machine's own apt uses for its release."""
     targets = subprocess.run(
         ["apt-get", "indextargets", "--no-release-info", *_MIRROR_QUERY],

@@ -68,7 +68,7 @@ def ensure_images(engine: Engine, log: Log) -> Images:
     Raises:
         ImageError: the real image cannot be pulled and the stand-in cannot be made.
     """
-    docker = _Docker(engine)
+    docker = DockerCommand(engine)
     if docker.has(RUNNER_IMAGE) and docker.has(JOB_IMAGE):
         return Images(RUNNER_IMAGE, JOB_IMAGE)
     made = stand_ins(docker.architecture())
@@ -84,7 +84,7 @@ def ensure_images(engine: Engine, log: Log) -> Images:
     return Images(*(image.name for image in made))
 
 
-class _Docker:
+class DockerCommand:
     """The docker command line, as far as it is needed here."""
 
     def __init__(self, engine: Engine) -> None:
@@ -162,7 +162,7 @@ class StandIn:
                     log("building the stand-in for GitLab Runner, once for this machine")
                     files["usr/bin/gitlab-runner"] = _build(work, self.architecture)
                 draft = work / "image.tar"
-                _write_image(draft, self.name, self.architecture, self.configuration, _layer(files))
+                write_image(draft, self.name, self.architecture, self.configuration, _layer(files))
                 draft.rename(archive)
         return archive
 
@@ -246,17 +246,17 @@ def _layer(files: Mapping[str, Path]) -> bytes:
         add("etc/group", tarfile.REGTYPE, 0o644, _GROUP.encode())
         for name, path in files.items():
             add(name, tarfile.REGTYPE, 0o755, path.read_bytes())
-        for command in _busybox_commands(files["bin/busybox"]):
+        for command in busybox_commands(files["bin/busybox"]):
             add(f"bin/{command}", tarfile.SYMTYPE, 0o777, target="busybox")
     return buffer.getvalue()
 
 
-def _busybox_commands(busybox: Path) -> list[str]:
+def busybox_commands(busybox: Path) -> list[str]:
     listed = subprocess.run([str(busybox), "--list"], capture_output=True, text=True, check=True)
     return sorted(set(listed.stdout.split()) - {"busybox"})
 
 
-def _write_image(archive: Path, name: str, architecture: str, configuration: Mapping[str, Any], layer: bytes) -> None:
+def write_image(archive: Path, name: str, architecture: str, configuration: Mapping[str, Any], layer: bytes) -> None:
     """An image archive of one layer (Docker Image Specification 1.2, "Combined Image JSON + Filesystem Changeset")."""
     layer_digest = hashlib.sha256(layer).hexdigest()
     image = {

@@ -68,12 +68,12 @@ class _StandIn:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not archive.exists():  # another run may have been faster
                 wanted = [f"{name}/{debian.ENGINE_SUITE}" for name in ("busybox-static", "libc6", *self.packages)]
-                root = debian._unpacked("images", f"root-{plain_name}", wanted, f"what is in {self.name}", log)
+                root = debian.unpacked("images", f"root-{plain_name}", wanted, f"what is in {self.name}", log)
                 log(f"making a stand-in for {self.name}, once for this machine")
                 with tempfile.TemporaryDirectory(dir=folder, prefix=".draft-") as work:
                     draft = Path(work) / "image.tar"
                     layer = self._layer(root)
-                    sandbox_images._write_image(draft, self.name, _ARCHITECTURE, self._labelled(), layer)
+                    sandbox_images.write_image(draft, self.name, _ARCHITECTURE, self._labelled(), layer)
                     draft.rename(archive)
         return archive
 
@@ -113,7 +113,7 @@ class _StandIn:
                 yield _directory(str(relative), mode)
             else:
                 yield _file(str(relative), path.read_bytes(), mode)
-        for command in sandbox_images._busybox_commands(root / "usr/bin/busybox"):
+        for command in sandbox_images.busybox_commands(root / "usr/bin/busybox"):
             if command not in present:
                 yield _link(f"usr/bin/{command}", "busybox")
         for script in self.scripts:
@@ -248,7 +248,7 @@ def ensure(engine: Engine, log: Log) -> None:
 
     Raises sandbox.images.ImageError or sandbox.packages.PackageError when there are neither.
     """
-    docker = sandbox_images._Docker(engine)
+    docker = sandbox_images.DockerCommand(engine)
     for image in (_DIND, _CLI, _BUILDAH):
         # An engine in a namespace is one that the sandbox has started, without a way to the world.
         if not docker.has(image.name) and not (engine.namespace is None and docker.pull(image.name, log)):

@@ -26,7 +26,7 @@ from cryptography.x509.oid import NameOID
 from renderers.config_toml import ConfigToml, Dind, config_toml
 from renderers.daemon_json import dind_daemon_json
 from sandbox.engine import ensure
-from sandbox.packages import _release, _unpacked
+from sandbox.packages import required_release, unpacked
 from tests.ci import images
 from tests.ci.pipeline import Job, ProjectFolder, Ref
 from tests.engine.harness import Sandbox, wait_until
@@ -61,7 +61,8 @@ class Registry:
             "auth": {"htpasswd": {"realm": "tests", "path": str(folder / "htpasswd")}},
         }
         (folder / "config.yml").write_text(yaml.safe_dump(configuration))
-        root = _unpacked("docker-registry", _release(), [f"docker-registry/{_release()}"], "docker-registry", print)
+        release = required_release()
+        root = unpacked("docker-registry", release, [f"docker-registry/{release}"], "docker-registry", print)
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 [root / "usr/bin/docker-registry", "serve", folder / "config.yml"],

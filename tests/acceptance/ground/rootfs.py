@@ -86,10 +86,10 @@ def bootstrap(directory: Path, suite: str, wanted: Sequence[str], hooks: Sequenc
     if release is None:
         raise Failure("this machine does not run Debian")
     try:
-        tools = packages._unpacked(
+        tools = packages.unpacked(
             "mmdebstrap", release, [f"mmdebstrap/{release}"], "mmdebstrap", Step("packages").doing
         )
-        mirror = packages._mirror(release)
+        mirror = packages.mirror(release)
     except packages.PackageError as error:
         raise Failure(str(error)) from error
     programs = tools / "usr/bin"
