@@ -22,6 +22,21 @@ _UNUSED: dict[str, Literal["container", "volume"]] = {
 
 
 @dataclass(frozen=True)
+class EngineSocket:
+    """How a container gets at the engine that runs it: what is mounted, and where it then is, if not as usual."""
+
+    host_path: str
+    container_path: str
+    url: str | None = None
+
+
+_DOCKER_SOCKET = "/var/run/docker.sock"
+# The folder and not the socket: systemd makes a new one whenever docker.socket starts, and a container in which the old
+# one is mounted would be cut off from the engine.
+_MACHINES_SOCKET = EngineSocket("/run", "/host/run", "unix:///host/run/docker.sock")
+
+
+@dataclass(frozen=True)
 class DockerConnectionArgs:
     """`machine` is None for an engine that exists already."""
 
@@ -38,6 +53,7 @@ class DockerConnection(pulumi.ComponentResource):
 
     url: pulumi.Output[str]
     ssh_options: pulumi.Output[list[str]]
+    socket: EngineSocket
     provider: docker.Provider
 
     def __init__(self, name: str, args: DockerConnectionArgs, opts: pulumi.ResourceOptions | None = None) -> None:
@@ -52,10 +68,14 @@ class DockerConnection(pulumi.ComponentResource):
             assert machine is not None
             self.ssh_options = machine.host_key.apply(lambda key: options_for(host.ssh, key))
             # The machine's id makes the URL unknown, and so unused, until the machine exists.
+            self.socket = _MACHINES_SOCKET
             self.url = pulumi.Output.all(machine.address, machine.instance.id).apply(
                 lambda known: f"ssh://{host.ssh.user}@{_bracketed(known[0])}:{host.ssh.port}"
             )
         else:
+            # As everybody mounts it: on a desktop the folder would be another machine's.
+            path = host.url.removeprefix("unix://") if host.url.startswith("unix://") else _DOCKER_SOCKET
+            self.socket = EngineSocket(path, _DOCKER_SOCKET)
             is_ssh = host.url.startswith("ssh://")
             self.ssh_options = pulumi.Output.from_input(options_for(host.ssh, host.host_key) if is_ssh else [])
             self.url = pulumi.Output.from_input(host.url)

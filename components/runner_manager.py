@@ -15,7 +15,6 @@ from settings import Manager, Runner
 
 _CONFIGURATION_FOLDER = "/etc/gitlab-runner"
 _DIND_CONFIGURATION = "dind-daemon.json"
-_DOCKER_SOCKET = "/var/run/docker.sock"
 # Beyond the grace: Docker's kill and the removal.
 _DELETE_MARGIN_SECONDS = 300
 # A manager is healthy when GitLab knows its token: `verify` ends with a status other than 0 when it does not, or when
@@ -73,7 +72,9 @@ class RunnerManager(pulumi.ComponentResource):
         super().__init__("gitlab-runners:docker:RunnerManager", name, None, opts)
         on_host, reference = args.connection.on_host, args.manager.reference
         # All that makes it another container: a change of any of it changes the volume too.
-        generation = sha256(json.dumps([reference, _CONTAINER, _HEALTHCHECK]).encode()).hexdigest()
+        socket = args.connection.socket
+        specification = [reference, socket.host_path, socket.container_path, _CONTAINER, _HEALTHCHECK]
+        generation = sha256(json.dumps(specification).encode()).hexdigest()
         image = docker.RemoteImage(name, name=reference, keep_locally=True, opts=on_host(self))
         volume = docker.Volume(
             name,
@@ -99,14 +100,15 @@ class RunnerManager(pulumi.ComponentResource):
             volumes=[shared],
             uploads=uploads,
             labels=_container_labels(args.labels | {"gitlab-runners.configuration": _digest(volume.name, config)}),
-            opts=on_host(self),
+            # To delete first, as the docker provider does by default, would reach the host before the gate has looked.
+            opts=on_host(self, delete_before_replace=False),
         )
         self.container = docker.Container(
             name,
             image=image.image_id,
             volumes=[
                 shared,
-                docker.ContainerVolumeArgs(host_path=self._docker_socket(args), container_path=_DOCKER_SOCKET),
+                docker.ContainerVolumeArgs(host_path=socket.host_path, container_path=socket.container_path),
             ],
             labels=_container_labels(args.labels | {"gitlab-runners.volume": volume.name}),
             healthcheck=docker.ContainerHealthcheckArgs(**_HEALTHCHECK),
@@ -137,6 +139,7 @@ class RunnerManager(pulumi.ComponentResource):
                     name=name,
                     url=args.gitlab_url,
                     token=token,
+                    docker_host=args.connection.socket.url,
                     runner_id=runner_id,
                     concurrent=manager.concurrent,
                     check_interval=manager.check_interval,
@@ -163,12 +166,6 @@ class RunnerManager(pulumi.ComponentResource):
             )
 
         return pulumi.Output.all(args.token, args.runner_id, volume.mountpoint).apply(lambda known: render(*known))
-
-    @staticmethod
-    def _docker_socket(args: RunnerManagerArgs) -> pulumi.Output[str]:
-        return args.connection.url.apply(
-            lambda url: url.removeprefix("unix://") if url.startswith("unix://") else _DOCKER_SOCKET
-        )
 
 
 def _container_labels(labels: dict[str, pulumi.Input[str]]) -> list[docker.ContainerLabelArgs]:

@@ -52,6 +52,8 @@ class ConfigToml:
     limit: int
     image: str
     runner_id: int | None = None
+    docker_host: str | None = None
+    """URL of the engine, as the manager sees it; None leaves unix:///var/run/docker.sock."""
     pull_policies: Sequence[PullPolicy] = ()
     allowed_images: Sequence[str] = ()
     """Patterns; no pattern allows every image. So with the two below."""
@@ -111,6 +113,7 @@ def _docker(manager: ConfigToml) -> dict[str, Any]:
     elif manager.no_new_privileges:
         docker["security_opt"] = list(_NO_NEW_PRIVILEGES)
     optional = {
+        "host": manager.docker_host,
         "pull_policy": list(manager.pull_policies),
         "allowed_images": list(manager.allowed_images),
         "allowed_services": list(manager.allowed_services),

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("metadata_service")
 BOOT_SECONDS = 600
 # Bytes of an IPv4 header and of ICMP's: what `ping -s` does not count.
 PING_OVERHEAD = 28
-FETCH = f"wget -q -T 5 -O - http://{METADATA}/"
+FETCH = f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {METADATA} 80"
 
 
 def table(title: str, rows: dict[str, Any]) -> None:
@@ -165,6 +165,7 @@ def test_runners_come_back_when_dockerd_was_away(ground: Ground) -> None:
     machine = ground.machine()
     before = managers(machine)
     machine.run("sudo systemctl stop docker.socket docker; sleep 60; sudo systemctl start docker.socket docker")
+    wait_until(lambda: machine.succeeds("docker version"), "dockerd")
     run_job(ground, "echo back")
     assert managers(machine) == before
 

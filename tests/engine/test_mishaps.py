@@ -55,7 +55,8 @@ def test_a_runner_image_that_does_not_work_leaves_the_old_manager_at_work(fresh:
     (before,) = sandbox.managers()
     version = fresh.config["gitlab-runners:manager"]["version"]
     # It runs, but never polls: only the health check finds that, when its time is over.
-    image = sandbox.docker.containers.create(sandbox.environment["SANDBOX_JOB_IMAGE"], ["sleep", "1000"])
+    idle = "trap exit QUIT; while true; do sleep 1; done"
+    image = sandbox.docker.containers.create(sandbox.environment["SANDBOX_JOB_IMAGE"], ["sh", "-c", idle])
     image.commit("gitlab-runners-sandbox/runner-stand-in", "broken")
     image.remove()
     fresh.configure(lambda config: config["manager"].update(version="broken"))
