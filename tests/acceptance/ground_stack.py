@@ -170,6 +170,8 @@ class Machine:
 _NO_CHECK = (
     *("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"),
     *("-o", "ConnectTimeout=10", "-o", "ConnectionAttempts=30", "-o", "BatchMode=yes"),
+    # A machine that is reset says no good-bye.
+    *("-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=3"),
 )
 
 
