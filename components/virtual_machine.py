@@ -14,6 +14,7 @@ from components.host_group import HostGroup
 from components.host_key import HostKey
 from components.leftovers import BROKEN_OFF, Leftovers
 from renderers.cloud_init import CloudInit, user_data
+from renderers.prune import Prune
 from settings import OpenStackHost
 
 
@@ -62,6 +63,7 @@ class VirtualMachine(pulumi.ComponentResource):
                     install_docker=host.docker == "distribution",
                     host_key_private=keys[0],
                     host_key_public=keys[1],
+                    prune=Prune(host.prune.older_than_hours, host.prune.free_percent) if host.prune else None,
                 )
             )
         )

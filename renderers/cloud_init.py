@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from renderers.daemon_json import daemon_json
+from renderers.prune import PRUNE_SCRIPT, PRUNE_SERVICE, PRUNE_TIMER, Prune, prune_script
 
 # Commands that cloud-init puts on the machine's PATH; the readiness check runs them over SSH.
 CHECK_MTU = "check-mtu"
@@ -32,6 +33,8 @@ class CloudInit:
     """SSH host key (ed25519), OpenSSH private key format."""
     host_key_public: str
     """The same key's public half, one line."""
+    prune: Prune | None = None
+    """None leaves everything on the disk."""
 
 
 def user_data(machine: CloudInit) -> str:
@@ -64,6 +67,13 @@ def user_data(machine: CloudInit) -> str:
         ["sh", "-c", "systemctl is-active --quiet docker || systemctl restart docker"],
         [f"/usr/local/bin/{CHECK_MTU}"],
     ]
+    if machine.prune is not None:
+        configuration["write_files"] += [
+            _file(PRUNE_SCRIPT, prune_script(machine.prune), "0755"),
+            _file("/etc/systemd/system/prune-docker.service", PRUNE_SERVICE),
+            _file("/etc/systemd/system/prune-docker.timer", PRUNE_TIMER),
+        ]
+        configuration["runcmd"].append(["systemctl", "enable", "--now", "prune-docker.timer"])
     return "#cloud-config\n" + yaml.dump(configuration, Dumper=_Dumper, sort_keys=False, width=1000)
 
 

@@ -209,6 +209,26 @@ class BootVolume(_Model):
     """Volume type; the cloud's default when absent."""
 
 
+class Prune(_Model):
+    """What the machines remove by themselves: what jobs left behind and no container uses, looked at every quarter of
+    an hour. The managers' images and volumes, and what jobs use, stay."""
+
+    older_than_hours: int = Field(168, ge=1)
+    """Hours for which an image, a cache volume or build cache was not used, or that a stopped container of a job is
+    old; not less than the longest `maximumTimeout`."""
+    free_percent: int = Field(20, ge=0, le=90)
+    """When less than this percentage of the disk is free, an hour without use is enough."""
+
+
+def _off(value: Any) -> Any:
+    # The stack file says false where Python says None.
+    return None if value is False else value
+
+
+def _off_is_false(schema: dict[str, Any]) -> None:
+    schema["anyOf"] = [{"const": False} if kind == {"type": "null"} else kind for kind in schema["anyOf"]]
+
+
 class OpenStackHost(_Model):
     """Virtual machines made in OpenStack."""
 
@@ -239,6 +259,8 @@ class OpenStackHost(_Model):
     """Docker's MTU in bytes: auto takes the smallest of the attached networks' from Neutron, a number overrides it."""
     docker: Literal["distribution", "preinstalled"] = "distribution"
     """Where Docker comes from: installed by cloud-init from the distribution (docker.io), or already in the image."""
+    prune: Annotated[Prune | None, BeforeValidator(_off), Field(json_schema_extra=_off_is_false)] = Prune()
+    """When images and volumes that nobody uses are removed; false keeps everything."""
     metadata: dict[str, str] = Field(default_factory=dict)
     """Nova metadata for the machines."""
     tags: tuple[Tag, ...] = ()
@@ -460,6 +482,17 @@ class Settings(_Model):
             raise ValueError(
                 f"manager.stopGrace: {self.manager.stop_grace}: is shorter than the longest maximumTimeout "
                 f"({longest}), so an update would kill jobs"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _jobs_outlive_no_pruning(self) -> Self:
+        prune = self.host.prune if isinstance(self.host, OpenStackHost) else None
+        longest = max(runner.maximum_timeout for runner in self.runners.values())
+        if prune is not None and prune.older_than_hours * 3600 < longest:
+            raise ValueError(
+                f"host.prune.olderThanHours: {prune.older_than_hours}: is shorter than the longest maximumTimeout "
+                f"({longest} s), so containers of running jobs could go"
             )
         return self
 

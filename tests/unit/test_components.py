@@ -13,7 +13,7 @@ from pulumi.runtime import mocks, rpc, settings
 
 from clients.lookups import Lookups, Machines
 from components.fleet import Fleet, FleetArgs
-from settings import DockerHost, KeyPair, Limits, Manager, OpenStackHost, Runner, Settings, Ssh
+from settings import DockerHost, KeyPair, Limits, Manager, OpenStackHost, Prune, Runner, Settings, Ssh
 
 HOST_KEY = "ssh-ed25519 AAAAhostkey"
 TOKEN = "glrt-the-token"
@@ -194,6 +194,18 @@ def test_hosts_avoid_each_other_only_when_there_are_several(registered: Register
     declare(HOST.model_copy(update={"count": 2, "anti_affinity": "hard"}))
     assert registered.inputs("ServerGroup", "dev")["policies"] == "anti-affinity"
     assert registered.inputs("Instance", "dev-2")["schedulerHints"] == [{"group": "dev-id"}]
+
+
+def test_a_machine_prunes_as_its_host_says(registered: Registered) -> None:
+    declare(HOST.model_copy(update={"prune": Prune(older_than_hours=24, free_percent=30)}))
+    text = registered.inputs("Instance", "dev-1")["userData"]
+    assert "until=24h" in text
+    assert "30 %" in text
+
+
+def test_a_machine_that_prunes_nothing(registered: Registered) -> None:
+    declare(HOST.model_copy(update={"prune": None}))
+    assert "prune" not in registered.inputs("Instance", "dev-1")["userData"]
 
 
 def test_a_single_host_needs_no_server_group(registered: Registered) -> None:

@@ -13,9 +13,15 @@ import yaml
 from renderers.cloud_init import CHECK_MTU, CloudInit, user_data
 from renderers.config_toml import ConfigToml, Dind, Limits, config_toml
 from renderers.daemon_json import daemon_json, dind_daemon_json
+from renderers.prune import PRUNE_SCRIPT, PRUNE_SERVICE, PRUNE_TIMER, Prune
 
 MACHINE = CloudInit(
-    user="debian", mtu=1450, install_docker=True, host_key_private="PRIVATE\nKEY\n", host_key_public="ssh-ed25519 AAAA"
+    user="debian",
+    mtu=1450,
+    install_docker=True,
+    host_key_private="PRIVATE\nKEY\n",
+    host_key_public="ssh-ed25519 AAAA",
+    prune=Prune(older_than_hours=168, free_percent=20),
 )
 MANAGER = ConfigToml(
     name="dev-1-app",
@@ -226,9 +232,25 @@ def test_containers_are_kept_from_the_metadata_service() -> None:
     assert ["systemctl", "enable", "--now", "block-metadata.service"] in cloud_config()["runcmd"]
 
 
+def test_the_machine_prunes_on_a_timer() -> None:
+    written = files()
+    assert "until=168h" in written[PRUNE_SCRIPT]["content"]
+    assert ">= 20 {" in written[PRUNE_SCRIPT]["content"]
+    assert written["/etc/systemd/system/prune-docker.service"]["content"] == PRUNE_SERVICE
+    assert written["/etc/systemd/system/prune-docker.timer"]["content"] == PRUNE_TIMER
+    # The script keeps its finds in the folder that systemd makes for it.
+    assert "StateDirectory=" in PRUNE_SERVICE
+    assert cloud_config()["runcmd"][-1] == ["systemctl", "enable", "--now", "prune-docker.timer"]
+
+
+def test_a_machine_may_keep_everything() -> None:
+    machine = CloudInit(**vars(MACHINE) | {"prune": None})
+    assert "prune" not in user_data(machine)
+
+
 def test_scripts_are_executable_and_valid_shell(tmp_path: Path) -> None:
     scripts = [file for file in files().values() if file["content"].startswith("#!/bin/sh")]
-    assert len(scripts) == 2
+    assert len(scripts) == 3
     for script in scripts:
         assert script["permissions"] == "0755"
         path = tmp_path / "script"

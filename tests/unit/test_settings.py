@@ -10,7 +10,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from renderers.config_toml import ConfigToml, Dind, Limits, config_toml
-from settings import DockerHost, OpenStackHost, Settings, SettingsError, load
+from settings import DockerHost, OpenStackHost, Prune, Settings, SettingsError, load
 from settings.reference import page
 from settings.schema import stack_file_schema
 
@@ -55,6 +55,14 @@ def test_an_existing_engine_is_a_host() -> None:
     settings = loaded(host={"kind": "docker", "url": "ssh://ops@docker.example:2222", "mtu": 1400})
     assert isinstance(settings.host, DockerHost)
     assert settings.host_count == 1
+
+
+def test_machines_prune_unless_they_are_told_not_to() -> None:
+    host, off = loaded().host, loaded(host=HOST | {"prune": False}).host
+    assert isinstance(host, OpenStackHost)
+    assert isinstance(off, OpenStackHost)
+    assert host.prune == Prune(older_than_hours=168, free_percent=20)
+    assert off.prune is None
 
 
 def test_configuration_of_providers_is_left_alone() -> None:
@@ -121,6 +129,18 @@ def test_a_token_is_not_shown() -> None:
         ({"host": HOST | {"sshFrom": ["::/0"]}}, 'host.sshFrom[0]: "::/0": lets the whole internet'),
         ({"host": HOST | {"mtu": 1279}}, 'host.mtu: 1279: must be "auto" or a number of bytes from 1280'),
         ({"host": HOST | {"mtu": "1450"}}, 'host.mtu: "1450": must be "auto" or a number of bytes'),
+        (
+            {"host": HOST | {"prune": {"olderThanHours": 0}}},
+            "host.prune.olderThanHours: 0: should be greater than or equal to 1",
+        ),
+        (
+            {"host": HOST | {"prune": {"freePercent": 95}}},
+            "host.prune.freePercent: 95: should be less than or equal to",
+        ),
+        (
+            {"host": HOST | {"prune": {"olderThanHours": 1}}, "runners": {"app": RUNNER | {"maximumTimeout": 3601}}},
+            "host.prune.olderThanHours: 1: is shorter than the longest maximumTimeout (3601 s), so containers",
+        ),
         ({"host": HOST | {"keyPair": {}}}, "host.keyPair: needs exactly one of name and publicKey"),
         (
             {"host": HOST | {"ssh": {"address": "floating"}}},
