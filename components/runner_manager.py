@@ -1,6 +1,7 @@
 """A runner manager: the gitlab-runner container on one host for one runner."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -53,6 +54,14 @@ class RunnerManagerArgs:
     labels: dict[str, pulumi.Input[str]]
     grace: int
     mtu: int | None
+    registry_mirrors: Sequence[str] = ()
+
+    @property
+    def dind_daemon_json(self) -> str | None:
+        """daemon.json of Docker-in-Docker; None leaves the service's own."""
+        if self.runner.builds != "dind" or (self.mtu is None and not self.registry_mirrors):
+            return None
+        return dind_daemon_json(self.mtu, self.registry_mirrors)
 
 
 class RunnerManager(pulumi.ComponentResource):
@@ -85,10 +94,10 @@ class RunnerManager(pulumi.ComponentResource):
         uploads = [
             docker.ContainerUploadArgs(file=f"{_CONFIGURATION_FOLDER}/config.toml", content=config, permissions="0600")
         ]
-        if args.runner.builds == "dind" and args.mtu is not None:
+        if args.dind_daemon_json is not None:
             uploads.append(
                 docker.ContainerUploadArgs(
-                    file=f"{_CONFIGURATION_FOLDER}/{_DIND_CONFIGURATION}", content=dind_daemon_json(args.mtu)
+                    file=f"{_CONFIGURATION_FOLDER}/{_DIND_CONFIGURATION}", content=args.dind_daemon_json
                 )
             )
         configuration = docker.Container(
@@ -131,7 +140,7 @@ class RunnerManager(pulumi.ComponentResource):
         def render(token: str, runner_id: int | None, volume_folder: str) -> str:
             dind = None
             if runner.builds == "dind":
-                dind = Dind(f"{volume_folder}/{_DIND_CONFIGURATION}" if args.mtu is not None else None)
+                dind = Dind(f"{volume_folder}/{_DIND_CONFIGURATION}" if args.dind_daemon_json is not None else None)
             return config_toml(
                 ConfigToml(
                     name=name,

@@ -5,6 +5,7 @@ metadata service could read it. The one private thing in it is the machine's own
 lets the very first connection be checked.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import dedent
 from typing import Any
@@ -33,6 +34,8 @@ class CloudInit:
     """SSH host key (ed25519), OpenSSH private key format."""
     host_key_public: str
     """The same key's public half, one line."""
+    registry_mirrors: Sequence[str] = ()
+    """Mirrors of Docker Hub."""
     prune: Prune | None = None
     """None leaves everything on the disk."""
 
@@ -48,8 +51,11 @@ def user_data(machine: CloudInit) -> str:
             "ed25519_public": machine.host_key_public,
         },
         "write_files": [
-            _file("/etc/docker/daemon.json", daemon_json(machine.mtu)),
-            _file("/etc/docker/daemon-before-24.json", daemon_json(machine.mtu, network_options=False)),
+            _file("/etc/docker/daemon.json", daemon_json(machine.mtu, machine.registry_mirrors)),
+            _file(
+                "/etc/docker/daemon-before-24.json",
+                daemon_json(machine.mtu, machine.registry_mirrors, network_options=False),
+            ),
             _file("/usr/local/sbin/choose-docker-configuration", _CHOOSE_DOCKER_CONFIGURATION, "0755"),
             _file("/etc/systemd/system/docker.service.d/10-configuration.conf", _DOCKER_DROP_IN),
             _file("/etc/systemd/system/block-metadata.service", _BLOCK_METADATA_UNIT),

@@ -82,6 +82,15 @@ def _web_url(value: str) -> str:
     raise ValueError("must be an http:// or https:// URL")
 
 
+def _mirror(value: str) -> str:
+    # dockerd refuses everything else (dockerd reference, --registry-mirror), and user_data must hold no secret.
+    url = urlsplit(value)
+    origin = f"{url.scheme}://{url.netloc}"
+    if url.scheme in {"http", "https"} and url.hostname and "@" not in origin and value.rstrip("/") == origin:
+        return origin
+    raise ValueError("must be http:// or https:// with a host and perhaps a port; no user, no path")
+
+
 def _host_key(value: str) -> str:
     if re.fullmatch(r"(ssh-|ecdsa-)\S+ [A-Za-z0-9+/=]+( .*)?", value.strip()):
         return " ".join(value.split()[:2])
@@ -124,6 +133,7 @@ Mtu = Annotated[
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": MINIMUM_MTU, "maximum": MAXIMUM_MTU}]}),
 ]
 Name = Annotated[str, Field(pattern=LABEL, max_length=MAXIMUM_NAME_LENGTH)]
+Mirror = Annotated[str, AfterValidator(_mirror)]
 NonEmpty = Annotated[str, Field(min_length=1)]
 PublicKey = Annotated[str, AfterValidator(_host_key)]
 Secret = Annotated[
@@ -259,6 +269,8 @@ class OpenStackHost(_Model):
     """Docker's MTU in bytes: auto takes the smallest of the attached networks' from Neutron, a number overrides it."""
     docker: Literal["distribution", "preinstalled"] = "distribution"
     """Where Docker comes from: installed by cloud-init from the distribution (docker.io), or already in the image."""
+    registry_mirrors: tuple[Mirror, ...] = ()
+    """Mirrors of Docker Hub, tried in this order, for the machines' own engine and for Docker-in-Docker."""
     prune: Annotated[Prune | None, BeforeValidator(_off), Field(json_schema_extra=_off_is_false)] = Prune()
     """When images and volumes that nobody uses are removed; false keeps everything."""
     metadata: dict[str, str] = Field(default_factory=dict)
@@ -289,6 +301,8 @@ class DockerHost(_Model):
     """Folder with ca.pem, cert.pem and key.pem for a tcp:// URL with TLS."""
     mtu: int | None = Field(None, ge=MINIMUM_MTU, le=MAXIMUM_MTU)
     """MTU in bytes for job networks and Docker-in-Docker; the engine's own when absent."""
+    registry_mirrors: tuple[Mirror, ...] = ()
+    """Mirrors of Docker Hub for Docker-in-Docker; the engine's own are in its daemon.json."""
     ready_timeout: int = Field(60, ge=5)
     """Seconds to wait for the engine to answer."""
 

@@ -1,6 +1,7 @@
 """What the components declare, through Pulumi's mocks: no engine, no provider, no network."""
 
 import asyncio
+import json
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -277,6 +278,18 @@ def test_docker_in_docker_mounts_its_configuration_from_the_managers_volume(regi
         "/etc/gitlab-runner/config.toml",
         "/etc/gitlab-runner/dind-daemon.json",
     ]
+
+
+def test_mirrors_reach_docker_in_docker(registered: Registered) -> None:
+    mirrors = ("https://mirror.example",)
+    existing = DockerHost(kind="docker", url="unix:///var/run/docker.sock", registry_mirrors=mirrors)
+    for host in (HOST.model_copy(update={"registry_mirrors": mirrors}), existing):
+        registered.resources.clear()
+        declare(host, app=Runner(project=1, tags=("a",), builds="dind"))
+        _, upload = registered.inputs("Container", "dev-1-app-config")["uploads"]
+        assert json.loads(upload["content"])["registry-mirrors"] == ["https://mirror.example"]
+        volumes = config_toml(registered, "dev-1-app")["runners"][0]["docker"]["volumes"]
+        assert "/volumes/dev-1-app/dind-daemon.json:/etc/docker/daemon.json:ro" in volumes
 
 
 def test_a_manager_lets_jobs_end(registered: Registered) -> None:

@@ -73,6 +73,15 @@ def test_docker_in_docker_gets_the_mtu_twice_and_nothing_else() -> None:
     }
 
 
+def test_both_engines_get_the_mirrors() -> None:
+    mirrors = ["https://mirror.example", "http://10.0.0.9:5000"]
+    assert json.loads(daemon_json(1450, mirrors)) == json.loads(daemon_json(1450)) | {"registry-mirrors": mirrors}
+    assert json.loads(dind_daemon_json(1450, mirrors)) == json.loads(dind_daemon_json(1450)) | {
+        "registry-mirrors": mirrors
+    }
+    assert json.loads(dind_daemon_json(None, mirrors)) == {"registry-mirrors": mirrors}
+
+
 def test_config_toml_exactly() -> None:
     assert config_toml(MANAGER) == dedent("""\
         concurrent = 4
@@ -205,6 +214,12 @@ def test_text_that_needs_quoting_survives() -> None:
 def test_cloud_init_writes_dockers_configuration_before_docker_is_there() -> None:
     assert files()["/etc/docker/daemon.json"]["content"] == daemon_json(1450)
     assert cloud_config()["packages"] == ["docker.io"]
+
+
+def test_old_and_new_engines_of_a_machine_get_the_mirrors() -> None:
+    written = files(CloudInit(**vars(MACHINE) | {"registry_mirrors": ["https://mirror.example"]}))
+    for name in ("daemon.json", "daemon-before-24.json"):
+        assert json.loads(written[f"/etc/docker/{name}"]["content"])["registry-mirrors"] == ["https://mirror.example"]
 
 
 def test_an_image_with_docker_installs_nothing() -> None:

@@ -141,6 +141,13 @@ def test_a_token_is_not_shown() -> None:
             {"host": HOST | {"prune": {"olderThanHours": 1}}, "runners": {"app": RUNNER | {"maximumTimeout": 3601}}},
             "host.prune.olderThanHours: 1: is shorter than the longest maximumTimeout (3601 s), so containers",
         ),
+        *[
+            (
+                {"host": HOST | {"registryMirrors": [url]}},
+                f'host.registryMirrors[0]: "{url}": must be http:// or https://',
+            )
+            for url in ("mirror.example", "https://mirror.example/v2", "https://me:secret@mirror.example", "https://")
+        ],
         ({"host": HOST | {"keyPair": {}}}, "host.keyPair: needs exactly one of name and publicKey"),
         (
             {"host": HOST | {"ssh": {"address": "floating"}}},
