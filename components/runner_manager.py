@@ -16,6 +16,9 @@ from settings import Manager, Runner
 
 _CONFIGURATION_FOLDER = "/etc/gitlab-runner"
 _DIND_CONFIGURATION = "dind-daemon.json"
+# Where the image's entrypoint and the helper image look for further CAs (GitLab Runner docs, "Self-signed
+# certificates").
+_CA_FILE = "certs/ca.crt"
 _DOCKER_SOCKET = "/var/run/docker.sock"
 # Beyond the grace: Docker's kill and the removal.
 _DELETE_MARGIN_SECONDS = 300
@@ -54,6 +57,7 @@ class RunnerManagerArgs:
     labels: dict[str, pulumi.Input[str]]
     grace: int
     mtu: int | None
+    ca_certificates: Sequence[str] = ()
     registry_mirrors: Sequence[str] = ()
 
     @property
@@ -98,6 +102,12 @@ class RunnerManager(pulumi.ComponentResource):
             uploads.append(
                 docker.ContainerUploadArgs(
                     file=f"{_CONFIGURATION_FOLDER}/{_DIND_CONFIGURATION}", content=args.dind_daemon_json
+                )
+            )
+        if args.ca_certificates:
+            uploads.append(
+                docker.ContainerUploadArgs(
+                    file=f"{_CONFIGURATION_FOLDER}/{_CA_FILE}", content="".join(args.ca_certificates)
                 )
             )
         configuration = docker.Container(
@@ -166,6 +176,7 @@ class RunnerManager(pulumi.ComponentResource):
                     environment=runner.environment,
                     mtu=args.mtu,
                     dind=dind,
+                    ca_file=f"{volume_folder}/{_CA_FILE}" if args.ca_certificates else None,
                     advanced=runner.advanced,
                     advanced_global=manager.advanced,
                 )

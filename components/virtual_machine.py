@@ -63,6 +63,7 @@ class VirtualMachine(pulumi.ComponentResource):
                     install_docker=host.docker == "distribution",
                     host_key_private=keys[0],
                     host_key_public=keys[1],
+                    ca_certificates=host.ca_certificates,
                     registry_mirrors=host.registry_mirrors,
                     prune=Prune(host.prune.older_than_hours, host.prune.free_percent) if host.prune else None,
                 )

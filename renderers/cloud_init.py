@@ -34,6 +34,8 @@ class CloudInit:
     """SSH host key (ed25519), OpenSSH private key format."""
     host_key_public: str
     """The same key's public half, one line."""
+    ca_certificates: Sequence[str] = ()
+    """PEM; the machine trusts them."""
     registry_mirrors: Sequence[str] = ()
     """Mirrors of Docker Hub."""
     prune: Prune | None = None
@@ -73,6 +75,9 @@ def user_data(machine: CloudInit) -> str:
         ["sh", "-c", "systemctl is-active --quiet docker || systemctl restart docker"],
         [f"/usr/local/bin/{CHECK_MTU}"],
     ]
+    if machine.ca_certificates:
+        # Before packages are installed, so before dockerd starts (cloud-init's modules run in that order).
+        configuration["ca_certs"] = {"trusted": list(machine.ca_certificates)}
     if machine.prune is not None:
         configuration["write_files"] += [
             _file(PRUNE_SCRIPT, prune_script(machine.prune), "0755"),

@@ -119,8 +119,10 @@ def _line(error: ErrorDetails) -> str:
     if kind == "string_pattern_mismatch":
         message = "use lower-case letters, digits and hyphens, with a letter or digit at both ends"
     value = error["input"]
-    # What stands in `advanced` may be a secret, for instance of a cache.
-    hidden = kind == ADVANCED or isinstance(value, dict | list | BaseModel) or "token" in location
+    # What stands in `advanced` may be a secret, for instance of a cache; a private key may be beside a certificate.
+    hidden = (
+        kind == ADVANCED or isinstance(value, dict | list | BaseModel) or {"token", "caCertificates"} & set(location)
+    )
     shown = "" if hidden else f" {json.dumps(value)}:"
     if not location:
         # A rule over the whole stack names its key itself.

@@ -8,6 +8,7 @@ from ipaddress import ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
+from cryptography import x509
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import WithJsonSchema
@@ -32,6 +33,7 @@ MAXIMUM_TEXT_LENGTH = 1024
 # Docker starts no container with less memory: 6 MiB.
 MINIMUM_MEMORY_BYTES = 6 << 20
 _MEMORY = r"^[1-9][0-9]*[kmg]$"
+_CERTIFICATE = r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----"
 _CPUS = r"^[0-9]+(\.[0-9]+)?$"
 # What GitLab keeps about a runner; a runner with a token of its own was registered elsewhere.
 REGISTRATION_FIELDS = {
@@ -91,6 +93,18 @@ def _mirror(value: str) -> str:
     raise ValueError("must be http:// or https:// with a host and perhaps a port; no user, no path")
 
 
+def _certificate(value: str) -> str:
+    # What is beside a certificate, a key for instance, would be in user_data.
+    text = value.strip()
+    try:
+        if re.fullmatch(_CERTIFICATE, text):
+            x509.load_pem_x509_certificate(text.encode())
+            return text + "\n"
+    except ValueError:
+        pass
+    raise ValueError("must be one certificate in PEM: -----BEGIN CERTIFICATE----- …")
+
+
 def _host_key(value: str) -> str:
     if re.fullmatch(r"(ssh-|ecdsa-)\S+ [A-Za-z0-9+/=]+( .*)?", value.strip()):
         return " ".join(value.split()[:2])
@@ -133,6 +147,7 @@ Mtu = Annotated[
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": MINIMUM_MTU, "maximum": MAXIMUM_MTU}]}),
 ]
 Name = Annotated[str, Field(pattern=LABEL, max_length=MAXIMUM_NAME_LENGTH)]
+Certificate = Annotated[str, AfterValidator(_certificate)]
 Mirror = Annotated[str, AfterValidator(_mirror)]
 NonEmpty = Annotated[str, Field(min_length=1)]
 PublicKey = Annotated[str, AfterValidator(_host_key)]
@@ -271,6 +286,9 @@ class OpenStackHost(_Model):
     """Where Docker comes from: installed by cloud-init from the distribution (docker.io), or already in the image."""
     registry_mirrors: tuple[Mirror, ...] = ()
     """Mirrors of Docker Hub, tried in this order, for the machines' own engine and for Docker-in-Docker."""
+    ca_certificates: tuple[Certificate, ...] = ()
+    """Certificates of your own CAs, in PEM, which the machines, the managers and Docker-in-Docker trust too; no
+    secrets."""
     prune: Annotated[Prune | None, BeforeValidator(_off), Field(json_schema_extra=_off_is_false)] = Prune()
     """When images and volumes that nobody uses are removed; false keeps everything."""
     metadata: dict[str, str] = Field(default_factory=dict)
@@ -303,6 +321,8 @@ class DockerHost(_Model):
     """MTU in bytes for job networks and Docker-in-Docker; the engine's own when absent."""
     registry_mirrors: tuple[Mirror, ...] = ()
     """Mirrors of Docker Hub for Docker-in-Docker; the engine's own are in its daemon.json."""
+    ca_certificates: tuple[Certificate, ...] = ()
+    """Certificates of your own CAs, in PEM, which the managers and Docker-in-Docker trust too; no secrets."""
     ready_timeout: int = Field(60, ge=5)
     """Seconds to wait for the engine to answer."""
 

@@ -292,6 +292,22 @@ def test_mirrors_reach_docker_in_docker(registered: Registered) -> None:
         assert "/volumes/dev-1-app/dind-daemon.json:/etc/docker/daemon.json:ro" in volumes
 
 
+def test_managers_and_machines_get_further_cas(registered: Registered) -> None:
+    certificates = ("-----BEGIN 1\n", "-----BEGIN 2\n")
+    existing = DockerHost(kind="docker", url="unix:///var/run/docker.sock").model_copy(
+        update={"ca_certificates": certificates}
+    )
+    for host in (HOST.model_copy(update={"ca_certificates": certificates}), existing):
+        registered.resources.clear()
+        declare(host)
+        _, upload = registered.inputs("Container", "dev-1-app-config")["uploads"]
+        assert upload == {"file": "/etc/gitlab-runner/certs/ca.crt", "content": "-----BEGIN 1\n-----BEGIN 2\n"}
+        runner = config_toml(registered, "dev-1-app")["runners"][0]
+        assert "/volumes/dev-1-app/certs/ca.crt:/etc/gitlab-runner/certs/ca.crt:ro" in runner["docker"]["volumes"]
+        for machine in registered.of("Instance"):
+            assert yaml.safe_load(plain(machine.inputs)["userData"])["ca_certs"]["trusted"] == list(certificates)
+
+
 def test_a_manager_lets_jobs_end(registered: Registered) -> None:
     declare(app=Runner(project=1, tags=("a",), maximum_timeout=7200))
     manager = registered.inputs("Container", "dev-1-app")

@@ -150,6 +150,19 @@ def test_images_with_sudo_may_be_let_gain_privileges() -> None:
     assert "security_opt" not in rendered(no_new_privileges=False)["docker"]
 
 
+def test_managers_helpers_and_docker_in_docker_trust_further_cas() -> None:
+    for_helpers = "/volume/certs/ca.crt:/etc/gitlab-runner/certs/ca.crt:ro"
+    runner = rendered(ca_file="/volume/certs/ca.crt")
+    assert runner["tls-ca-file"] == "/etc/gitlab-runner/certs/ca.crt"
+    assert runner["docker"]["volumes"] == ["/cache", for_helpers]
+    assert rendered(ca_file="/volume/certs/ca.crt", dind=Dind(None))["docker"]["volumes"] == [
+        "/cache",
+        "/certs/client",
+        for_helpers,
+        "/volume/certs/ca.crt:/etc/ssl/certs/gitlab-runners.crt:ro",
+    ]
+
+
 def test_what_jobs_may_use_exactly() -> None:
     docker = rendered(
         pull_policies=["always"],
@@ -220,6 +233,13 @@ def test_old_and_new_engines_of_a_machine_get_the_mirrors() -> None:
     written = files(CloudInit(**vars(MACHINE) | {"registry_mirrors": ["https://mirror.example"]}))
     for name in ("daemon.json", "daemon-before-24.json"):
         assert json.loads(written[f"/etc/docker/{name}"]["content"])["registry-mirrors"] == ["https://mirror.example"]
+
+
+def test_the_machine_trusts_further_cas() -> None:
+    assert "ca_certs" not in cloud_config()
+    certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    trusted = cloud_config(CloudInit(**vars(MACHINE) | {"ca_certificates": [certificate]}))["ca_certs"]
+    assert trusted == {"trusted": [certificate]}
 
 
 def test_an_image_with_docker_installs_nothing() -> None:

@@ -13,6 +13,7 @@ from renderers.config_toml import ConfigToml, Dind, Limits, config_toml
 from settings import DockerHost, OpenStackHost, Prune, Settings, SettingsError, load
 from settings.reference import page
 from settings.schema import stack_file_schema
+from tests.certificates import certificate
 
 HOST: dict[str, Any] = {
     "kind": "openstack",
@@ -55,6 +56,26 @@ def test_an_existing_engine_is_a_host() -> None:
     settings = loaded(host={"kind": "docker", "url": "ssh://ops@docker.example:2222", "mtu": 1400})
     assert isinstance(settings.host, DockerHost)
     assert settings.host_count == 1
+
+
+def test_certificates_are_taken_as_they_are() -> None:
+    pem = certificate()
+    assert loaded(host=HOST | {"caCertificates": [f"\n{pem}\n", pem]}).host.ca_certificates == (pem, pem)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/etc/ssl/ca.pem",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        certificate() + "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+        certificate() + certificate(),
+    ],
+)
+def test_what_is_no_certificate_is_not_shown_either(text: str) -> None:
+    assert mistake(host=HOST | {"caCertificates": [text]}) == (
+        "gitlab-runners:host.caCertificates[0]: must be one certificate in PEM: -----BEGIN CERTIFICATE----- …"
+    )
 
 
 def test_machines_prune_unless_they_are_told_not_to() -> None:
