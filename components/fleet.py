@@ -92,6 +92,7 @@ class Fleet(pulumi.ComponentResource):
                         grace=settings.stop_grace_seconds,
                         mtu=host.mtu,
                         ca_certificates=settings.host.ca_certificates,
+                        proxy=settings.host.proxy,
                         registry_mirrors=settings.host.registry_mirrors,
                     ),
                     # Without the registration there is nothing to poll for: managers go first.

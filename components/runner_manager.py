@@ -12,7 +12,9 @@ import pulumi_docker as docker
 from components.docker_connection import DockerConnection
 from renderers.config_toml import ConfigToml, Dind, Limits, config_toml
 from renderers.daemon_json import dind_daemon_json
+from renderers.proxy import Proxy, proxy_environment
 from settings import Manager, Runner
+from settings import Proxy as ProxySettings
 
 _CONFIGURATION_FOLDER = "/etc/gitlab-runner"
 _DIND_CONFIGURATION = "dind-daemon.json"
@@ -58,7 +60,14 @@ class RunnerManagerArgs:
     grace: int
     mtu: int | None
     ca_certificates: Sequence[str] = ()
+    proxy: ProxySettings | None = None
     registry_mirrors: Sequence[str] = ()
+
+    @property
+    def proxy_environment(self) -> dict[str, str]:
+        """Variables that tell of the proxy."""
+        proxy = self.proxy
+        return proxy_environment(Proxy(proxy.http, proxy.https, proxy.no_proxy) if proxy is not None else None)
 
     @property
     def dind_daemon_json(self) -> str | None:
@@ -86,7 +95,10 @@ class RunnerManager(pulumi.ComponentResource):
         super().__init__("gitlab-runners:docker:RunnerManager", name, None, opts)
         on_host, reference = args.connection.on_host, args.manager.reference
         # All that makes it another container: a change of any of it changes the volume too.
-        generation = sha256(json.dumps([reference, _CONTAINER, _HEALTHCHECK]).encode()).hexdigest()
+        parts: list[Any] = [reference, _CONTAINER, _HEALTHCHECK]
+        if args.proxy_environment:
+            parts.append(args.proxy_environment)
+        generation = sha256(json.dumps(parts).encode()).hexdigest()
         image = docker.RemoteImage(name, name=reference, keep_locally=True, opts=on_host(self))
         volume = docker.Volume(
             name,
@@ -128,6 +140,7 @@ class RunnerManager(pulumi.ComponentResource):
                 docker.ContainerVolumeArgs(host_path=self._docker_socket(args), container_path=_DOCKER_SOCKET),
             ],
             labels=_container_labels(args.labels | {"gitlab-runners.volume": volume.name}),
+            envs=[f"{key}={value}" for key, value in args.proxy_environment.items()] or None,
             healthcheck=docker.ContainerHealthcheckArgs(**_HEALTHCHECK),
             wait=True,
             wait_timeout=_HEALTHY_WITHIN_SECONDS,
@@ -173,7 +186,7 @@ class RunnerManager(pulumi.ComponentResource):
                     no_new_privileges=runner.no_new_privileges,
                     rootless=runner.builds == "rootless",
                     volumes=runner.volumes,
-                    environment=runner.environment,
+                    environment=args.proxy_environment | runner.environment,
                     mtu=args.mtu,
                     dind=dind,
                     ca_file=f"{volume_folder}/{_CA_FILE}" if args.ca_certificates else None,

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from renderers.daemon_json import daemon_json
+from renderers.proxy import Proxy, proxy_drop_in, proxy_environment
 from renderers.prune import PRUNE_SCRIPT, PRUNE_SERVICE, PRUNE_TIMER, Prune, prune_script
 
 # Commands that cloud-init puts on the machine's PATH; the readiness check runs them over SSH.
@@ -38,6 +39,8 @@ class CloudInit:
     """PEM; the machine trusts them."""
     registry_mirrors: Sequence[str] = ()
     """Mirrors of Docker Hub."""
+    proxy: Proxy | None = None
+    """None reaches everything directly."""
     prune: Prune | None = None
     """None leaves everything on the disk."""
 
@@ -78,6 +81,12 @@ def user_data(machine: CloudInit) -> str:
     if machine.ca_certificates:
         # Before packages are installed, so before dockerd starts (cloud-init's modules run in that order).
         configuration["ca_certs"] = {"trusted": list(machine.ca_certificates)}
+    if machine.proxy is not None:
+        # A drop-in, because engines before 23.0 do not know the key proxies of daemon.json.
+        drop_in = proxy_drop_in(proxy_environment(machine.proxy))
+        configuration["write_files"].append(_file("/etc/systemd/system/docker.service.d/20-proxy.conf", drop_in))
+        urls = {"http_proxy": machine.proxy.http, "https_proxy": machine.proxy.https}
+        configuration["apt"] = {key: url for key, url in urls.items() if url is not None}
     if machine.prune is not None:
         configuration["write_files"] += [
             _file(PRUNE_SCRIPT, prune_script(machine.prune), "0755"),

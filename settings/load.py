@@ -20,6 +20,7 @@ from settings.model import (
     Limits,
     Manager,
     OpenStackHost,
+    Proxy,
     Prune,
     Runner,
     Settings,
@@ -32,6 +33,7 @@ _MODELS: tuple[type[BaseModel], ...] = (
     OpenStackHost,
     DockerHost,
     Prune,
+    Proxy,
     Ssh,
     KeyPair,
     BootVolume,
@@ -117,11 +119,18 @@ def _line(error: ErrorDetails) -> str:
     if kind == "too_short":
         message = "is empty; name at least one"
     if kind == "string_pattern_mismatch":
-        message = "use lower-case letters, digits and hyphens, with a letter or digit at both ends"
+        message = (
+            "must be a name, a domain like .example.com, an address or a network"
+            if "noProxy" in location
+            else "use lower-case letters, digits and hyphens, with a letter or digit at both ends"
+        )
     value = error["input"]
-    # What stands in `advanced` may be a secret, for instance of a cache; a private key may be beside a certificate.
+    # What stands in `advanced` may be a secret, for instance of a cache; so may be what does not belong to a
+    # certificate or a proxy.
     hidden = (
-        kind == ADVANCED or isinstance(value, dict | list | BaseModel) or {"token", "caCertificates"} & set(location)
+        kind == ADVANCED
+        or isinstance(value, dict | list | BaseModel)
+        or {"token", "caCertificates", "proxy"} & set(location)
     )
     shown = "" if hidden else f" {json.dumps(value)}:"
     if not location:

@@ -93,6 +93,21 @@ def _mirror(value: str) -> str:
     raise ValueError("must be http:// or https:// with a host and perhaps a port; no user, no path")
 
 
+def _proxy(value: str) -> str:
+    # Jobs and the metadata service would tell a password.
+    url = urlsplit(value)
+    origin = f"{url.scheme}://{url.netloc}"
+    if (
+        url.scheme in {"http", "https"}
+        and re.fullmatch(r"[A-Za-z0-9.:\[\]-]+", url.netloc)
+        and origin == value.rstrip("/")
+    ):
+        return origin
+    raise ValueError(
+        "must be http:// or https:// with a host and perhaps a port; no user or password: jobs can read it"
+    )
+
+
 def _certificate(value: str) -> str:
     # What is beside a certificate, a key for instance, would be in user_data.
     text = value.strip()
@@ -147,6 +162,7 @@ Mtu = Annotated[
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": MINIMUM_MTU, "maximum": MAXIMUM_MTU}]}),
 ]
 Name = Annotated[str, Field(pattern=LABEL, max_length=MAXIMUM_NAME_LENGTH)]
+ProxyUrl = Annotated[str, AfterValidator(_proxy)]
 Certificate = Annotated[str, AfterValidator(_certificate)]
 Mirror = Annotated[str, AfterValidator(_mirror)]
 NonEmpty = Annotated[str, Field(min_length=1)]
@@ -245,6 +261,24 @@ class Prune(_Model):
     """When less than this percentage of the disk is free, an hour without use is enough."""
 
 
+class Proxy(_Model):
+    """The HTTP proxy between a host and the world."""
+
+    http: ProxyUrl | None = None
+    """Proxy for http:// URLs: http://host:port. No user and password: jobs can read it."""
+    https: ProxyUrl | None = None
+    """Proxy for https:// URLs."""
+    no_proxy: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9.:/*-]+$")], ...] = ()
+    """Names, domains (.example.com), addresses and networks that are reached without it, besides the host itself and
+    a job's Docker-in-Docker."""
+
+    @model_validator(mode="after")
+    def _any(self) -> Self:
+        if self.http is None and self.https is None:
+            raise ValueError("needs http, https or both")
+        return self
+
+
 def _off(value: Any) -> Any:
     # The stack file says false where Python says None.
     return None if value is False else value
@@ -289,6 +323,8 @@ class OpenStackHost(_Model):
     ca_certificates: tuple[Certificate, ...] = ()
     """Certificates of your own CAs, in PEM, which the machines, the managers and Docker-in-Docker trust too; no
     secrets."""
+    proxy: Proxy | None = None
+    """HTTP proxy for the machines' packages and their engine, the managers, the jobs and Docker-in-Docker."""
     prune: Annotated[Prune | None, BeforeValidator(_off), Field(json_schema_extra=_off_is_false)] = Prune()
     """When images and volumes that nobody uses are removed; false keeps everything."""
     metadata: dict[str, str] = Field(default_factory=dict)
@@ -323,6 +359,8 @@ class DockerHost(_Model):
     """Mirrors of Docker Hub for Docker-in-Docker; the engine's own are in its daemon.json."""
     ca_certificates: tuple[Certificate, ...] = ()
     """Certificates of your own CAs, in PEM, which the managers and Docker-in-Docker trust too; no secrets."""
+    proxy: Proxy | None = None
+    """HTTP proxy for the managers, the jobs and Docker-in-Docker."""
     ready_timeout: int = Field(60, ge=5)
     """Seconds to wait for the engine to answer."""
 

@@ -14,7 +14,7 @@ from pulumi.runtime import mocks, rpc, settings
 
 from clients.lookups import Lookups, Machines
 from components.fleet import Fleet, FleetArgs
-from settings import DockerHost, KeyPair, Limits, Manager, OpenStackHost, Prune, Runner, Settings, Ssh
+from settings import DockerHost, KeyPair, Limits, Manager, OpenStackHost, Proxy, Prune, Runner, Settings, Ssh
 
 HOST_KEY = "ssh-ed25519 AAAAhostkey"
 TOKEN = "glrt-the-token"
@@ -306,6 +306,28 @@ def test_managers_and_machines_get_further_cas(registered: Registered) -> None:
         assert "/volumes/dev-1-app/certs/ca.crt:/etc/gitlab-runner/certs/ca.crt:ro" in runner["docker"]["volumes"]
         for machine in registered.of("Instance"):
             assert yaml.safe_load(plain(machine.inputs)["userData"])["ca_certs"]["trusted"] == list(certificates)
+
+
+def test_managers_jobs_and_machines_go_through_the_proxy(registered: Registered) -> None:
+    proxy = Proxy(https="http://proxy.example:3128", no_proxy=("gitlab.example",))
+    existing = DockerHost(kind="docker", url="unix:///var/run/docker.sock", proxy=proxy)
+    wanted = ["https_proxy=http://proxy.example:3128", "no_proxy=localhost,127.0.0.1,docker,gitlab.example"]
+    for host in (HOST.model_copy(update={"proxy": proxy}), existing):
+        registered.resources.clear()
+        declare(host, app=Runner(project=1, tags=("a",), environment={"HTTPS_PROXY": "http://other.example"}))
+        assert {*wanted, wanted[0].replace("https_proxy", "HTTPS_PROXY")} < set(
+            registered.inputs("Container", "dev-1-app")["envs"]
+        )
+        environment = config_toml(registered, "dev-1-app")["runners"][0]["environment"]
+        # What the runner says itself goes before.
+        assert {*wanted, "HTTPS_PROXY=http://other.example"} < set(environment)
+        for machine in registered.of("Instance"):
+            assert yaml.safe_load(plain(machine.inputs)["userData"])["apt"] == {"https_proxy": proxy.https}
+
+
+def test_without_a_proxy_no_variable_tells_of_one(registered: Registered) -> None:
+    declare()
+    assert "envs" not in registered.inputs("Container", "dev-1-app")
 
 
 def test_a_manager_lets_jobs_end(registered: Registered) -> None:

@@ -13,6 +13,7 @@ import yaml
 from renderers.cloud_init import CHECK_MTU, CloudInit, user_data
 from renderers.config_toml import ConfigToml, Dind, Limits, config_toml
 from renderers.daemon_json import daemon_json, dind_daemon_json
+from renderers.proxy import Proxy, proxy_environment
 from renderers.prune import PRUNE_SCRIPT, PRUNE_SERVICE, PRUNE_TIMER, Prune
 
 MACHINE = CloudInit(
@@ -240,6 +241,34 @@ def test_the_machine_trusts_further_cas() -> None:
     certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     trusted = cloud_config(CloudInit(**vars(MACHINE) | {"ca_certificates": [certificate]}))["ca_certs"]
     assert trusted == {"trusted": [certificate]}
+
+
+def test_programs_find_the_proxy_in_either_spelling() -> None:
+    assert proxy_environment(None) == {}
+    assert proxy_environment(Proxy("http://proxy.example:3128", None, [".example.com", "10.0.0.0/8"])) == {
+        "http_proxy": "http://proxy.example:3128",
+        "HTTP_PROXY": "http://proxy.example:3128",
+        "no_proxy": "localhost,127.0.0.1,docker,.example.com,10.0.0.0/8",
+        "NO_PROXY": "localhost,127.0.0.1,docker,.example.com,10.0.0.0/8",
+    }
+
+
+def test_the_machines_engine_and_packages_go_through_the_proxy() -> None:
+    assert "apt" not in cloud_config()
+    machine = CloudInit(**vars(MACHINE) | {"proxy": Proxy("http://proxy.example:3128", "http://proxy.example:3129")})
+    assert cloud_config(machine)["apt"] == {
+        "http_proxy": "http://proxy.example:3128",
+        "https_proxy": "http://proxy.example:3129",
+    }
+    assert files(machine)["/etc/systemd/system/docker.service.d/20-proxy.conf"]["content"] == dedent("""\
+        [Service]
+        Environment="http_proxy=http://proxy.example:3128"
+        Environment="HTTP_PROXY=http://proxy.example:3128"
+        Environment="https_proxy=http://proxy.example:3129"
+        Environment="HTTPS_PROXY=http://proxy.example:3129"
+        Environment="no_proxy=localhost,127.0.0.1,docker"
+        Environment="NO_PROXY=localhost,127.0.0.1,docker"
+    """)
 
 
 def test_an_image_with_docker_installs_nothing() -> None:

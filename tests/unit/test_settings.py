@@ -169,6 +169,15 @@ def test_a_token_is_not_shown() -> None:
             )
             for url in ("mirror.example", "https://mirror.example/v2", "https://me:secret@mirror.example", "https://")
         ],
+        *[
+            ({"host": HOST | {"proxy": {"https": url}}}, "host.proxy.https: must be http:// or https:// with a host")
+            for url in ("proxy.example", "socks5://proxy.example", "http://me:secret@proxy.example", "http://x/%20")
+        ],
+        ({"host": HOST | {"proxy": {"noProxy": ["a"]}}}, "host.proxy: needs http, https or both"),
+        (
+            {"host": HOST | {"proxy": {"http": "http://proxy.example", "noProxy": ['a"b']}}},
+            "host.proxy.noProxy[0]: must be a name, a domain like .example.com, an address or a network",
+        ),
         ({"host": HOST | {"keyPair": {}}}, "host.keyPair: needs exactly one of name and publicKey"),
         (
             {"host": HOST | {"ssh": {"address": "floating"}}},
