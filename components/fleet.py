@@ -91,6 +91,9 @@ class Fleet(pulumi.ComponentResource):
                         labels=self._labels(host, runner_name),
                         grace=settings.stop_grace_seconds,
                         mtu=host.mtu,
+                        ca_certificates=settings.host.ca_certificates,
+                        proxy=settings.host.proxy,
+                        registry_mirrors=settings.host.registry_mirrors,
                     ),
                     # Without the registration there is nothing to poll for: managers go first.
                     opts=pulumi.ResourceOptions(parent=self, depends_on=[registration]),

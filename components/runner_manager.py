@@ -1,6 +1,7 @@
 """A runner manager: the gitlab-runner container on one host for one runner."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -11,10 +12,15 @@ import pulumi_docker as docker
 from components.docker_connection import DockerConnection
 from renderers.config_toml import ConfigToml, Dind, Limits, config_toml
 from renderers.daemon_json import dind_daemon_json
+from renderers.proxy import Proxy, proxy_environment
 from settings import Manager, Runner
+from settings import Proxy as ProxySettings
 
 _CONFIGURATION_FOLDER = "/etc/gitlab-runner"
 _DIND_CONFIGURATION = "dind-daemon.json"
+# Where the image's entrypoint and the helper image look for further CAs (GitLab Runner docs, "Self-signed
+# certificates").
+_CA_FILE = "certs/ca.crt"
 # Beyond the grace: Docker's kill and the removal.
 _DELETE_MARGIN_SECONDS = 300
 # A manager is healthy when GitLab knows its token: `verify` ends with a status other than 0 when it does not, or when
@@ -52,6 +58,22 @@ class RunnerManagerArgs:
     labels: dict[str, pulumi.Input[str]]
     grace: int
     mtu: int | None
+    ca_certificates: Sequence[str] = ()
+    proxy: ProxySettings | None = None
+    registry_mirrors: Sequence[str] = ()
+
+    @property
+    def proxy_environment(self) -> dict[str, str]:
+        """Variables that tell of the proxy."""
+        proxy = self.proxy
+        return proxy_environment(Proxy(proxy.http, proxy.https, proxy.no_proxy) if proxy is not None else None)
+
+    @property
+    def dind_daemon_json(self) -> str | None:
+        """daemon.json of Docker-in-Docker; None leaves the service's own."""
+        if self.runner.builds != "dind" or (self.mtu is None and not self.registry_mirrors):
+            return None
+        return dind_daemon_json(self.mtu, self.registry_mirrors)
 
 
 class RunnerManager(pulumi.ComponentResource):
@@ -73,7 +95,8 @@ class RunnerManager(pulumi.ComponentResource):
         on_host, reference = args.connection.on_host, args.manager.reference
         # All that makes it another container: a change of any of it changes the volume too.
         socket = args.connection.socket
-        specification = [reference, socket.host_path, socket.container_path, _CONTAINER, _HEALTHCHECK]
+        mounted = [socket.host_path, socket.container_path]
+        specification = [reference, mounted, args.proxy_environment, _CONTAINER, _HEALTHCHECK]
         generation = sha256(json.dumps(specification).encode()).hexdigest()
         image = docker.RemoteImage(name, name=reference, keep_locally=True, opts=on_host(self))
         volume = docker.Volume(
@@ -86,10 +109,16 @@ class RunnerManager(pulumi.ComponentResource):
         uploads = [
             docker.ContainerUploadArgs(file=f"{_CONFIGURATION_FOLDER}/config.toml", content=config, permissions="0600")
         ]
-        if args.runner.builds == "dind" and args.mtu is not None:
+        if args.dind_daemon_json is not None:
             uploads.append(
                 docker.ContainerUploadArgs(
-                    file=f"{_CONFIGURATION_FOLDER}/{_DIND_CONFIGURATION}", content=dind_daemon_json(args.mtu)
+                    file=f"{_CONFIGURATION_FOLDER}/{_DIND_CONFIGURATION}", content=args.dind_daemon_json
+                )
+            )
+        if args.ca_certificates:
+            uploads.append(
+                docker.ContainerUploadArgs(
+                    file=f"{_CONFIGURATION_FOLDER}/{_CA_FILE}", content="".join(args.ca_certificates)
                 )
             )
         configuration = docker.Container(
@@ -111,6 +140,7 @@ class RunnerManager(pulumi.ComponentResource):
                 docker.ContainerVolumeArgs(host_path=socket.host_path, container_path=socket.container_path),
             ],
             labels=_container_labels(args.labels | {"gitlab-runners.volume": volume.name}),
+            envs=[f"{key}={value}" for key, value in args.proxy_environment.items()] or None,
             healthcheck=docker.ContainerHealthcheckArgs(**_HEALTHCHECK),
             wait=True,
             wait_timeout=_HEALTHY_WITHIN_SECONDS,
@@ -133,7 +163,7 @@ class RunnerManager(pulumi.ComponentResource):
         def render(token: str, runner_id: int | None, volume_folder: str) -> str:
             dind = None
             if runner.builds == "dind":
-                dind = Dind(f"{volume_folder}/{_DIND_CONFIGURATION}" if args.mtu is not None else None)
+                dind = Dind(f"{volume_folder}/{_DIND_CONFIGURATION}" if args.dind_daemon_json is not None else None)
             return config_toml(
                 ConfigToml(
                     name=name,
@@ -157,9 +187,10 @@ class RunnerManager(pulumi.ComponentResource):
                     no_new_privileges=runner.no_new_privileges,
                     rootless=runner.builds == "rootless",
                     volumes=runner.volumes,
-                    environment=runner.environment,
+                    environment=args.proxy_environment | runner.environment,
                     mtu=args.mtu,
                     dind=dind,
+                    ca_file=f"{volume_folder}/{_CA_FILE}" if args.ca_certificates else None,
                     advanced=runner.advanced,
                     advanced_global=manager.advanced,
                 )

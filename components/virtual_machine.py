@@ -14,6 +14,8 @@ from components.host_group import HostGroup
 from components.host_key import HostKey
 from components.leftovers import BROKEN_OFF, Leftovers
 from renderers.cloud_init import CloudInit, user_data
+from renderers.proxy import Proxy
+from renderers.prune import Prune
 from settings import OpenStackHost
 
 
@@ -62,6 +64,10 @@ class VirtualMachine(pulumi.ComponentResource):
                     install_docker=host.docker == "distribution",
                     host_key_private=keys[0],
                     host_key_public=keys[1],
+                    ca_certificates=host.ca_certificates,
+                    registry_mirrors=host.registry_mirrors,
+                    proxy=Proxy(host.proxy.http, host.proxy.https, host.proxy.no_proxy) if host.proxy else None,
+                    prune=Prune(host.prune.older_than_hours, host.prune.free_percent) if host.prune else None,
                 )
             )
         )

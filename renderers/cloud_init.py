@@ -5,6 +5,7 @@ metadata service could read it. The one private thing in it is the machine's own
 lets the very first connection be checked.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from textwrap import dedent
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import yaml
 
 from renderers.daemon_json import daemon_json
+from renderers.proxy import Proxy, proxy_drop_in, proxy_environment
+from renderers.prune import PRUNE_SCRIPT, PRUNE_SERVICE, PRUNE_TIMER, Prune, prune_script
 
 # Commands that cloud-init puts on the machine's PATH; the readiness check runs them over SSH.
 CHECK_MTU = "check-mtu"
@@ -32,6 +35,14 @@ class CloudInit:
     """SSH host key (ed25519), OpenSSH private key format."""
     host_key_public: str
     """The same key's public half, one line."""
+    ca_certificates: Sequence[str] = ()
+    """PEM; the machine trusts them."""
+    registry_mirrors: Sequence[str] = ()
+    """Mirrors of Docker Hub."""
+    proxy: Proxy | None = None
+    """None reaches everything directly."""
+    prune: Prune | None = None
+    """None leaves everything on the disk."""
 
 
 def user_data(machine: CloudInit) -> str:
@@ -45,8 +56,11 @@ def user_data(machine: CloudInit) -> str:
             "ed25519_public": machine.host_key_public,
         },
         "write_files": [
-            _file("/etc/docker/daemon.json", daemon_json(machine.mtu)),
-            _file("/etc/docker/daemon-before-24.json", daemon_json(machine.mtu, network_options=False)),
+            _file("/etc/docker/daemon.json", daemon_json(machine.mtu, machine.registry_mirrors)),
+            _file(
+                "/etc/docker/daemon-before-24.json",
+                daemon_json(machine.mtu, machine.registry_mirrors, network_options=False),
+            ),
             _file("/usr/local/sbin/choose-docker-configuration", _CHOOSE_DOCKER_CONFIGURATION, "0755"),
             _file("/etc/systemd/system/docker.service.d/10-configuration.conf", _DOCKER_DROP_IN),
             _file("/etc/systemd/system/block-metadata.service", _BLOCK_METADATA_UNIT),
@@ -64,6 +78,22 @@ def user_data(machine: CloudInit) -> str:
         ["sh", "-c", "systemctl is-active --quiet docker || systemctl restart docker"],
         [f"/usr/local/bin/{CHECK_MTU}"],
     ]
+    if machine.ca_certificates:
+        # Before packages are installed, so before dockerd starts (cloud-init's modules run in that order).
+        configuration["ca_certs"] = {"trusted": list(machine.ca_certificates)}
+    if machine.proxy is not None:
+        # A drop-in, because engines before 23.0 do not know the key proxies of daemon.json.
+        drop_in = proxy_drop_in(proxy_environment(machine.proxy))
+        configuration["write_files"].append(_file("/etc/systemd/system/docker.service.d/20-proxy.conf", drop_in))
+        urls = {"http_proxy": machine.proxy.http, "https_proxy": machine.proxy.https}
+        configuration["apt"] = {key: url for key, url in urls.items() if url is not None}
+    if machine.prune is not None:
+        configuration["write_files"] += [
+            _file(PRUNE_SCRIPT, prune_script(machine.prune), "0755"),
+            _file("/etc/systemd/system/prune-docker.service", PRUNE_SERVICE),
+            _file("/etc/systemd/system/prune-docker.timer", PRUNE_TIMER),
+        ]
+        configuration["runcmd"].append(["systemctl", "enable", "--now", "prune-docker.timer"])
     return "#cloud-config\n" + yaml.dump(configuration, Dumper=_Dumper, sort_keys=False, width=1000)
 
 

@@ -12,6 +12,10 @@ _DIND_CERTIFICATES = "/certs"
 _DIND_SERVICES = ("docker:*dind*", "docker.io/docker:*dind*", "docker.io/library/docker:*dind*")
 # Docker's default seccomp profile and AppArmor's docker-default let no container make namespaces or mount in them.
 _NAMESPACES = ("seccomp:unconfined", "apparmor:unconfined")
+# Where managers and their helpers look for further CAs.
+_CA_FILE = "/etc/gitlab-runner/certs/ca.crt"
+# Programs in Go, dockerd too, trust every certificate in this folder (crypto/x509).
+_GO_CA_FILE = "/etc/ssl/certs/gitlab-runners.crt"
 _NO_NEW_PRIVILEGES = ("no-new-privileges:true",)
 
 PullPolicy = Literal["always", "if-not-present", "never"]
@@ -70,6 +74,8 @@ class ConfigToml:
     mtu: int | None = None
     """MTU of the network made for each job, in bytes; None leaves Docker's own."""
     dind: Dind | None = None
+    ca_file: str | None = None
+    """Path on the host of further CAs (PEM), which the manager sees at /etc/gitlab-runner/certs/ca.crt."""
     advanced: Mapping[str, Any] = field(default_factory=dict)
     """Further keys below [[runners]]; none that is written here already."""
     advanced_global: Mapping[str, Any] = field(default_factory=dict)
@@ -93,6 +99,8 @@ def config_toml(manager: ConfigToml) -> str:
         "feature_flags": {"FF_NETWORK_PER_BUILD": True, "FF_DISABLE_AUTOMATIC_TOKEN_ROTATION": True},
         "docker": docker,
     }
+    if manager.ca_file is not None:
+        runner["tls-ca-file"] = _CA_FILE
     if manager.runner_id is not None:
         runner["id"] = manager.runner_id
     configuration: dict[str, Any] = {
@@ -134,6 +142,10 @@ def _docker(manager: ConfigToml) -> dict[str, Any]:
         if manager.dind.daemon_json is not None:
             # The only way to reach a service's dockerd without a change in the users' .gitlab-ci.yml.
             volumes.append(f"{manager.dind.daemon_json}:/etc/docker/daemon.json:ro")
+    if manager.ca_file is not None:
+        volumes.append(f"{manager.ca_file}:{_CA_FILE}:ro")
+        if manager.dind is not None:
+            volumes.append(f"{manager.ca_file}:{_GO_CA_FILE}:ro")
     docker["volumes"] = volumes
     return docker
 

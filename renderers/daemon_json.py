@@ -1,17 +1,19 @@
 """Configuration of dockerd: on the host, and inside a Docker-in-Docker service."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 
-def daemon_json(mtu: int, *, network_options: bool = True) -> str:
+def daemon_json(mtu: int, mirrors: Sequence[str] = (), *, network_options: bool = True) -> str:
     """daemon.json of a host.
 
-    `mtu` in bytes. `mtu` of dockerd is only about the default bridge; `default-network-opts` is about every bridge
-    network made later, and is unknown to engines before 24.0, which refuse to start with it: for those
-    `network_options` is False. Keys as in the dockerd reference, "Daemon configuration file".
+    `mtu` in bytes; `mirrors` of Docker Hub. `mtu` of dockerd is only about the default bridge; `default-network-opts`
+    is about every bridge network made later, and is unknown to engines before 24.0, which refuse to start with it: for
+    those `network_options` is False. Keys as in the dockerd reference, "Daemon configuration file".
     """
-    configuration = _mtu(mtu, network_options=network_options) | {
+    configuration = _mtu(mtu, network_options=network_options) | _mirrors(mirrors)
+    configuration |= {
         # Containers keep running while dockerd is restarted or updated.
         "live-restore": True,
         "log-driver": "json-file",
@@ -22,12 +24,13 @@ def daemon_json(mtu: int, *, network_options: bool = True) -> str:
     return _text(configuration)
 
 
-def dind_daemon_json(mtu: int) -> str:
+def dind_daemon_json(mtu: int | None, mirrors: Sequence[str] = ()) -> str:
     """daemon.json of a Docker-in-Docker service, which inherits nothing from the host's.
 
-    `mtu` in bytes. The service's engine must be 24.0 or newer.
+    `mtu` in bytes, or None for the service's own; `mirrors` of Docker Hub. With an MTU the service's engine must be
+    24.0 or newer.
     """
-    return _text(_mtu(mtu))
+    return _text((_mtu(mtu) if mtu is not None else {}) | _mirrors(mirrors))
 
 
 def _mtu(mtu: int, *, network_options: bool = True) -> dict[str, Any]:
@@ -35,6 +38,10 @@ def _mtu(mtu: int, *, network_options: bool = True) -> dict[str, Any]:
     if network_options:
         configuration["default-network-opts"] = {"bridge": {"com.docker.network.driver.mtu": str(mtu)}}
     return configuration
+
+
+def _mirrors(mirrors: Sequence[str]) -> dict[str, Any]:
+    return {"registry-mirrors": list(mirrors)} if mirrors else {}
 
 
 def _text(configuration: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ _REFUSED_OF_RUNNERS = {
     "name": "is set by the program, from the runner's name",
     "url": "is set by gitlabUrl",
     "id": "is set by the program: GitLab gives it",
+    "tls-ca-file": "is set by the host's caCertificates",
     "token": "is set by the program: GitLab gives it",
     "token_obtained_at": "is kept by GitLab Runner",
     "token_expires_at": "is kept by GitLab Runner",

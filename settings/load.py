@@ -20,6 +20,8 @@ from settings.model import (
     Limits,
     Manager,
     OpenStackHost,
+    Proxy,
+    Prune,
     Runner,
     Settings,
     Ssh,
@@ -30,6 +32,8 @@ _MODELS: tuple[type[BaseModel], ...] = (
     Settings,
     OpenStackHost,
     DockerHost,
+    Prune,
+    Proxy,
     Ssh,
     KeyPair,
     BootVolume,
@@ -115,10 +119,19 @@ def _line(error: ErrorDetails) -> str:
     if kind == "too_short":
         message = "is empty; name at least one"
     if kind == "string_pattern_mismatch":
-        message = "use lower-case letters, digits and hyphens, with a letter or digit at both ends"
+        message = (
+            "must be a name, a domain like .example.com, an address or a network"
+            if "noProxy" in location
+            else "use lower-case letters, digits and hyphens, with a letter or digit at both ends"
+        )
     value = error["input"]
-    # What stands in `advanced` may be a secret, for instance of a cache.
-    hidden = kind == ADVANCED or isinstance(value, dict | list | BaseModel) or "token" in location
+    # What stands in `advanced` may be a secret, for instance of a cache; so may be what does not belong to a
+    # certificate or a proxy.
+    hidden = (
+        kind == ADVANCED
+        or isinstance(value, dict | list | BaseModel)
+        or {"token", "caCertificates", "proxy"} & set(location)
+    )
     shown = "" if hidden else f" {json.dumps(value)}:"
     if not location:
         # A rule over the whole stack names its key itself.

@@ -8,6 +8,7 @@ from ipaddress import ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
+from cryptography import x509
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import WithJsonSchema
@@ -32,6 +33,7 @@ MAXIMUM_TEXT_LENGTH = 1024
 # Docker starts no container with less memory: 6 MiB.
 MINIMUM_MEMORY_BYTES = 6 << 20
 _MEMORY = r"^[1-9][0-9]*[kmg]$"
+_CERTIFICATE = r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----"
 _CPUS = r"^[0-9]+(\.[0-9]+)?$"
 # What GitLab keeps about a runner; a runner with a token of its own was registered elsewhere.
 REGISTRATION_FIELDS = {
@@ -82,6 +84,42 @@ def _web_url(value: str) -> str:
     raise ValueError("must be an http:// or https:// URL")
 
 
+def _mirror(value: str) -> str:
+    # dockerd refuses everything else (dockerd reference, --registry-mirror), and user_data must hold no secret.
+    url = urlsplit(value)
+    origin = f"{url.scheme}://{url.netloc}"
+    if url.scheme in {"http", "https"} and url.hostname and "@" not in origin and value.rstrip("/") == origin:
+        return origin
+    raise ValueError("must be http:// or https:// with a host and perhaps a port; no user, no path")
+
+
+def _proxy(value: str) -> str:
+    # Jobs and the metadata service would tell a password.
+    url = urlsplit(value)
+    origin = f"{url.scheme}://{url.netloc}"
+    if (
+        url.scheme in {"http", "https"}
+        and re.fullmatch(r"[A-Za-z0-9.:\[\]-]+", url.netloc)
+        and origin == value.rstrip("/")
+    ):
+        return origin
+    raise ValueError(
+        "must be http:// or https:// with a host and perhaps a port; no user or password: jobs can read it"
+    )
+
+
+def _certificate(value: str) -> str:
+    # What is beside a certificate, a key for instance, would be in user_data.
+    text = value.strip()
+    try:
+        if re.fullmatch(_CERTIFICATE, text):
+            x509.load_pem_x509_certificate(text.encode())
+            return text + "\n"
+    except ValueError:
+        pass
+    raise ValueError("must be one certificate in PEM: -----BEGIN CERTIFICATE----- …")
+
+
 def _host_key(value: str) -> str:
     if re.fullmatch(r"(ssh-|ecdsa-)\S+ [A-Za-z0-9+/=]+( .*)?", value.strip()):
         return " ".join(value.split()[:2])
@@ -124,6 +162,9 @@ Mtu = Annotated[
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": MINIMUM_MTU, "maximum": MAXIMUM_MTU}]}),
 ]
 Name = Annotated[str, Field(pattern=LABEL, max_length=MAXIMUM_NAME_LENGTH)]
+ProxyUrl = Annotated[str, AfterValidator(_proxy)]
+Certificate = Annotated[str, AfterValidator(_certificate)]
+Mirror = Annotated[str, AfterValidator(_mirror)]
 NonEmpty = Annotated[str, Field(min_length=1)]
 PublicKey = Annotated[str, AfterValidator(_host_key)]
 Secret = Annotated[
@@ -209,6 +250,44 @@ class BootVolume(_Model):
     """Volume type; the cloud's default when absent."""
 
 
+class Prune(_Model):
+    """What the machines remove by themselves: what jobs left behind and no container uses, looked at every quarter of
+    an hour. The managers' images and volumes, and what jobs use, stay."""
+
+    older_than_hours: int = Field(168, ge=1)
+    """Hours for which an image, a cache volume or build cache was not used, or that a stopped container of a job is
+    old; not less than the longest `maximumTimeout`."""
+    free_percent: int = Field(20, ge=0, le=90)
+    """When less than this percentage of the disk is free, an hour without use is enough."""
+
+
+class Proxy(_Model):
+    """The HTTP proxy between a host and the world."""
+
+    http: ProxyUrl | None = None
+    """Proxy for http:// URLs: http://host:port. No user and password: jobs can read it."""
+    https: ProxyUrl | None = None
+    """Proxy for https:// URLs."""
+    no_proxy: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9.:/*-]+$")], ...] = ()
+    """Names, domains (.example.com), addresses and networks that are reached without it, besides the host itself and
+    a job's Docker-in-Docker."""
+
+    @model_validator(mode="after")
+    def _any(self) -> Self:
+        if self.http is None and self.https is None:
+            raise ValueError("needs http, https or both")
+        return self
+
+
+def _off(value: Any) -> Any:
+    # The stack file says false where Python says None.
+    return None if value is False else value
+
+
+def _off_is_false(schema: dict[str, Any]) -> None:
+    schema["anyOf"] = [{"const": False} if kind == {"type": "null"} else kind for kind in schema["anyOf"]]
+
+
 class OpenStackHost(_Model):
     """Virtual machines made in OpenStack."""
 
@@ -239,6 +318,15 @@ class OpenStackHost(_Model):
     """Docker's MTU in bytes: auto takes the smallest of the attached networks' from Neutron, a number overrides it."""
     docker: Literal["distribution", "preinstalled"] = "distribution"
     """Where Docker comes from: installed by cloud-init from the distribution (docker.io), or already in the image."""
+    registry_mirrors: tuple[Mirror, ...] = ()
+    """Mirrors of Docker Hub, tried in this order, for the machines' own engine and for Docker-in-Docker."""
+    ca_certificates: tuple[Certificate, ...] = ()
+    """Certificates of your own CAs, in PEM, which the machines, the managers and Docker-in-Docker trust too; no
+    secrets."""
+    proxy: Proxy | None = None
+    """HTTP proxy for the machines' packages and their engine, the managers, the jobs and Docker-in-Docker."""
+    prune: Annotated[Prune | None, BeforeValidator(_off), Field(json_schema_extra=_off_is_false)] = Prune()
+    """When images and volumes that nobody uses are removed; false keeps everything."""
     metadata: dict[str, str] = Field(default_factory=dict)
     """Nova metadata for the machines."""
     tags: tuple[Tag, ...] = ()
@@ -267,6 +355,12 @@ class DockerHost(_Model):
     """Folder with ca.pem, cert.pem and key.pem for a tcp:// URL with TLS."""
     mtu: int | None = Field(None, ge=MINIMUM_MTU, le=MAXIMUM_MTU)
     """MTU in bytes for job networks and Docker-in-Docker; the engine's own when absent."""
+    registry_mirrors: tuple[Mirror, ...] = ()
+    """Mirrors of Docker Hub for Docker-in-Docker; the engine's own are in its daemon.json."""
+    ca_certificates: tuple[Certificate, ...] = ()
+    """Certificates of your own CAs, in PEM, which the managers and Docker-in-Docker trust too; no secrets."""
+    proxy: Proxy | None = None
+    """HTTP proxy for the managers, the jobs and Docker-in-Docker."""
     ready_timeout: int = Field(60, ge=5)
     """Seconds to wait for the engine to answer."""
 
@@ -460,6 +554,17 @@ class Settings(_Model):
             raise ValueError(
                 f"manager.stopGrace: {self.manager.stop_grace}: is shorter than the longest maximumTimeout "
                 f"({longest}), so an update would kill jobs"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _jobs_outlive_no_pruning(self) -> Self:
+        prune = self.host.prune if isinstance(self.host, OpenStackHost) else None
+        longest = max(runner.maximum_timeout for runner in self.runners.values())
+        if prune is not None and prune.older_than_hours * 3600 < longest:
+            raise ValueError(
+                f"host.prune.olderThanHours: {prune.older_than_hours}: is shorter than the longest maximumTimeout "
+                f"({longest} s), so containers of running jobs could go"
             )
         return self
 

@@ -1,11 +1,13 @@
 """One sandbox for each worker; a project of its own for each module or test."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
+from sandbox.engine import Engine
 from tests.engine.harness import Project, Sandbox
 
 
@@ -26,3 +28,12 @@ def project(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Itera
     used = Project(sandbox, tmp_path_factory.mktemp("project"))
     yield used
     used.destroy()
+
+
+@pytest.fixture
+def engine(sandbox: Sandbox) -> Engine:
+    """The sandbox's engine, where it is one of its own: its firewall and its disk are the tests' to change."""
+    found = Engine(**json.loads((sandbox.state / "engine.json").read_text()))
+    if found.namespace is None:
+        pytest.skip("the engine is this machine's own, which is not the tests' to change")
+    return found

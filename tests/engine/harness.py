@@ -17,6 +17,8 @@ import yaml
 from docker.models.containers import Container
 from openstack.connection import Connection
 
+from sandbox.engine import Engine
+from sandbox.packages import unpacked_engine
 from scripts.stack import Stack, sandbox_stack
 
 ROOT = Path(__file__).parents[2]
@@ -304,6 +306,14 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 120) -
     while not condition():
         assert time.monotonic() < deadline, f"gave up waiting for {what}"
         time.sleep(0.2)
+
+
+def inside(engine: Engine, command: str) -> str:
+    """Runs a shell command where the engine runs, which has a network and a firewall of its own."""
+    (libraries,) = unpacked_engine(print).glob("usr/lib/*-linux-gnu")
+    environment = [f"LD_LIBRARY_PATH={libraries}", f"XTABLES_LIBDIR={libraries}/xtables"]
+    words = [*engine.enter(), "env", *environment, "sh", "-c", f"PATH=/run/bin:$PATH:{engine.tools}; {command}"]
+    return subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 def _count(things: Iterable[Any]) -> int:

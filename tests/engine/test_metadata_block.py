@@ -1,8 +1,6 @@
 """The rule that keeps containers from the metadata service, on a real kernel and a real Docker Engine."""
 
-import json
 import re
-import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -10,29 +8,12 @@ import yaml
 
 from renderers.cloud_init import CloudInit, user_data
 from sandbox.engine import Engine
-from sandbox.packages import unpacked_engine
-from tests.engine.harness import Sandbox, wait_until
+from tests.engine.harness import Sandbox, inside, wait_until
 
 METADATA = "169.254.169.254"
 SERVE = f"echo reached > /tmp/marker; exec busybox httpd -f -p {METADATA}:80 -h /tmp"
 FETCH = f"timeout 3 wget -q -O - http://{METADATA}/marker || echo nothing"
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture
-def engine(sandbox: Sandbox) -> Engine:
-    found = Engine(**json.loads((sandbox.state / "engine.json").read_text()))
-    if found.namespace is None:
-        pytest.skip("the engine is this machine's own, whose firewall is not the tests' to change")
-    return found
-
-
-def inside(engine: Engine, command: str) -> str:
-    """Runs a shell command where the engine runs, which has a network and a firewall of its own."""
-    (libraries,) = unpacked_engine(print).glob("usr/lib/*-linux-gnu")
-    environment = [f"LD_LIBRARY_PATH={libraries}", f"XTABLES_LIBDIR={libraries}/xtables"]
-    words = [*engine.enter(), "env", *environment, "sh", "-c", f"PATH=/run/bin:$PATH; {command}"]
-    return subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
 @pytest.fixture

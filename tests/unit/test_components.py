@@ -1,6 +1,7 @@
 """What the components declare, through Pulumi's mocks: no engine, no provider, no network."""
 
 import asyncio
+import json
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from pulumi.runtime import mocks, rpc, settings
 
 from clients.lookups import Lookups, Machines
 from components.fleet import Fleet, FleetArgs
-from settings import DockerHost, KeyPair, Limits, Manager, OpenStackHost, Runner, Settings, Ssh
+from settings import DockerHost, KeyPair, Limits, Manager, OpenStackHost, Proxy, Prune, Runner, Settings, Ssh
 
 HOST_KEY = "ssh-ed25519 AAAAhostkey"
 TOKEN = "glrt-the-token"
@@ -198,6 +199,18 @@ def test_hosts_avoid_each_other_only_when_there_are_several(registered: Register
     assert registered.inputs("Instance", "dev-2")["schedulerHints"] == [{"group": "dev-id"}]
 
 
+def test_a_machine_prunes_as_its_host_says(registered: Registered) -> None:
+    declare(HOST.model_copy(update={"prune": Prune(older_than_hours=24, free_percent=30)}))
+    text = registered.inputs("Instance", "dev-1")["userData"]
+    assert "until=24h" in text
+    assert "30 %" in text
+
+
+def test_a_machine_that_prunes_nothing(registered: Registered) -> None:
+    declare(HOST.model_copy(update={"prune": None}))
+    assert "prune" not in registered.inputs("Instance", "dev-1")["userData"]
+
+
 def test_a_single_host_needs_no_server_group(registered: Registered) -> None:
     declare()
     assert not registered.of("ServerGroup")
@@ -267,6 +280,56 @@ def test_docker_in_docker_mounts_its_configuration_from_the_managers_volume(regi
         "/etc/gitlab-runner/config.toml",
         "/etc/gitlab-runner/dind-daemon.json",
     ]
+
+
+def test_mirrors_reach_docker_in_docker(registered: Registered) -> None:
+    mirrors = ("https://mirror.example",)
+    existing = DockerHost(kind="docker", url="unix:///var/run/docker.sock", registry_mirrors=mirrors)
+    for host in (HOST.model_copy(update={"registry_mirrors": mirrors}), existing):
+        registered.resources.clear()
+        declare(host, app=Runner(project=1, tags=("a",), builds="dind"))
+        _, upload = registered.inputs("Container", "dev-1-app-config")["uploads"]
+        assert json.loads(upload["content"])["registry-mirrors"] == ["https://mirror.example"]
+        volumes = config_toml(registered, "dev-1-app")["runners"][0]["docker"]["volumes"]
+        assert "/volumes/dev-1-app/dind-daemon.json:/etc/docker/daemon.json:ro" in volumes
+
+
+def test_managers_and_machines_get_further_cas(registered: Registered) -> None:
+    certificates = ("-----BEGIN 1\n", "-----BEGIN 2\n")
+    existing = DockerHost(kind="docker", url="unix:///var/run/docker.sock").model_copy(
+        update={"ca_certificates": certificates}
+    )
+    for host in (HOST.model_copy(update={"ca_certificates": certificates}), existing):
+        registered.resources.clear()
+        declare(host)
+        _, upload = registered.inputs("Container", "dev-1-app-config")["uploads"]
+        assert upload == {"file": "/etc/gitlab-runner/certs/ca.crt", "content": "-----BEGIN 1\n-----BEGIN 2\n"}
+        runner = config_toml(registered, "dev-1-app")["runners"][0]
+        assert "/volumes/dev-1-app/certs/ca.crt:/etc/gitlab-runner/certs/ca.crt:ro" in runner["docker"]["volumes"]
+        for machine in registered.of("Instance"):
+            assert yaml.safe_load(plain(machine.inputs)["userData"])["ca_certs"]["trusted"] == list(certificates)
+
+
+def test_managers_jobs_and_machines_go_through_the_proxy(registered: Registered) -> None:
+    proxy = Proxy(https="http://proxy.example:3128", no_proxy=("gitlab.example",))
+    existing = DockerHost(kind="docker", url="unix:///var/run/docker.sock", proxy=proxy)
+    wanted = ["https_proxy=http://proxy.example:3128", "no_proxy=localhost,127.0.0.1,docker,gitlab.example"]
+    for host in (HOST.model_copy(update={"proxy": proxy}), existing):
+        registered.resources.clear()
+        declare(host, app=Runner(project=1, tags=("a",), environment={"HTTPS_PROXY": "http://other.example"}))
+        assert {*wanted, wanted[0].replace("https_proxy", "HTTPS_PROXY")} < set(
+            registered.inputs("Container", "dev-1-app")["envs"]
+        )
+        environment = config_toml(registered, "dev-1-app")["runners"][0]["environment"]
+        # What the runner says itself goes before.
+        assert {*wanted, "HTTPS_PROXY=http://other.example"} < set(environment)
+        for machine in registered.of("Instance"):
+            assert yaml.safe_load(plain(machine.inputs)["userData"])["apt"] == {"https_proxy": proxy.https}
+
+
+def test_without_a_proxy_no_variable_tells_of_one(registered: Registered) -> None:
+    declare()
+    assert "envs" not in registered.inputs("Container", "dev-1-app")
 
 
 def test_a_manager_lets_jobs_end(registered: Registered) -> None:

@@ -13,9 +13,16 @@ import yaml
 from renderers.cloud_init import CHECK_MTU, CloudInit, user_data
 from renderers.config_toml import ConfigToml, Dind, Limits, config_toml
 from renderers.daemon_json import daemon_json, dind_daemon_json
+from renderers.proxy import Proxy, proxy_environment
+from renderers.prune import PRUNE_SCRIPT, PRUNE_SERVICE, PRUNE_TIMER, Prune
 
 MACHINE = CloudInit(
-    user="debian", mtu=1450, install_docker=True, host_key_private="PRIVATE\nKEY\n", host_key_public="ssh-ed25519 AAAA"
+    user="debian",
+    mtu=1450,
+    install_docker=True,
+    host_key_private="PRIVATE\nKEY\n",
+    host_key_public="ssh-ed25519 AAAA",
+    prune=Prune(older_than_hours=168, free_percent=20),
 )
 MANAGER = ConfigToml(
     name="dev-1-app",
@@ -65,6 +72,15 @@ def test_docker_in_docker_gets_the_mtu_twice_and_nothing_else() -> None:
         "mtu": 1450,
         "default-network-opts": {"bridge": {"com.docker.network.driver.mtu": "1450"}},
     }
+
+
+def test_both_engines_get_the_mirrors() -> None:
+    mirrors = ["https://mirror.example", "http://10.0.0.9:5000"]
+    assert json.loads(daemon_json(1450, mirrors)) == json.loads(daemon_json(1450)) | {"registry-mirrors": mirrors}
+    assert json.loads(dind_daemon_json(1450, mirrors)) == json.loads(dind_daemon_json(1450)) | {
+        "registry-mirrors": mirrors
+    }
+    assert json.loads(dind_daemon_json(None, mirrors)) == {"registry-mirrors": mirrors}
 
 
 def test_config_toml_exactly() -> None:
@@ -135,6 +151,19 @@ def test_images_with_sudo_may_be_let_gain_privileges() -> None:
     assert "security_opt" not in rendered(no_new_privileges=False)["docker"]
 
 
+def test_managers_helpers_and_docker_in_docker_trust_further_cas() -> None:
+    for_helpers = "/volume/certs/ca.crt:/etc/gitlab-runner/certs/ca.crt:ro"
+    runner = rendered(ca_file="/volume/certs/ca.crt")
+    assert runner["tls-ca-file"] == "/etc/gitlab-runner/certs/ca.crt"
+    assert runner["docker"]["volumes"] == ["/cache", for_helpers]
+    assert rendered(ca_file="/volume/certs/ca.crt", dind=Dind(None))["docker"]["volumes"] == [
+        "/cache",
+        "/certs/client",
+        for_helpers,
+        "/volume/certs/ca.crt:/etc/ssl/certs/gitlab-runners.crt:ro",
+    ]
+
+
 def test_what_jobs_may_use_exactly() -> None:
     docker = rendered(
         pull_policies=["always"],
@@ -201,6 +230,47 @@ def test_cloud_init_writes_dockers_configuration_before_docker_is_there() -> Non
     assert cloud_config()["packages"] == ["docker.io"]
 
 
+def test_old_and_new_engines_of_a_machine_get_the_mirrors() -> None:
+    written = files(CloudInit(**vars(MACHINE) | {"registry_mirrors": ["https://mirror.example"]}))
+    for name in ("daemon.json", "daemon-before-24.json"):
+        assert json.loads(written[f"/etc/docker/{name}"]["content"])["registry-mirrors"] == ["https://mirror.example"]
+
+
+def test_the_machine_trusts_further_cas() -> None:
+    assert "ca_certs" not in cloud_config()
+    certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    trusted = cloud_config(CloudInit(**vars(MACHINE) | {"ca_certificates": [certificate]}))["ca_certs"]
+    assert trusted == {"trusted": [certificate]}
+
+
+def test_programs_find_the_proxy_in_either_spelling() -> None:
+    assert proxy_environment(None) == {}
+    assert proxy_environment(Proxy("http://proxy.example:3128", None, [".example.com", "10.0.0.0/8"])) == {
+        "http_proxy": "http://proxy.example:3128",
+        "HTTP_PROXY": "http://proxy.example:3128",
+        "no_proxy": "localhost,127.0.0.1,docker,.example.com,10.0.0.0/8",
+        "NO_PROXY": "localhost,127.0.0.1,docker,.example.com,10.0.0.0/8",
+    }
+
+
+def test_the_machines_engine_and_packages_go_through_the_proxy() -> None:
+    assert "apt" not in cloud_config()
+    machine = CloudInit(**vars(MACHINE) | {"proxy": Proxy("http://proxy.example:3128", "http://proxy.example:3129")})
+    assert cloud_config(machine)["apt"] == {
+        "http_proxy": "http://proxy.example:3128",
+        "https_proxy": "http://proxy.example:3129",
+    }
+    assert files(machine)["/etc/systemd/system/docker.service.d/20-proxy.conf"]["content"] == dedent("""\
+        [Service]
+        Environment="http_proxy=http://proxy.example:3128"
+        Environment="HTTP_PROXY=http://proxy.example:3128"
+        Environment="https_proxy=http://proxy.example:3129"
+        Environment="HTTPS_PROXY=http://proxy.example:3129"
+        Environment="no_proxy=localhost,127.0.0.1,docker"
+        Environment="NO_PROXY=localhost,127.0.0.1,docker"
+    """)
+
+
 def test_an_image_with_docker_installs_nothing() -> None:
     configuration = cloud_config(CloudInit(**vars(MACHINE) | {"install_docker": False}))
     assert "packages" not in configuration
@@ -226,9 +296,25 @@ def test_containers_are_kept_from_the_metadata_service() -> None:
     assert ["systemctl", "enable", "--now", "block-metadata.service"] in cloud_config()["runcmd"]
 
 
+def test_the_machine_prunes_on_a_timer() -> None:
+    written = files()
+    assert "until=168h" in written[PRUNE_SCRIPT]["content"]
+    assert ">= 20 {" in written[PRUNE_SCRIPT]["content"]
+    assert written["/etc/systemd/system/prune-docker.service"]["content"] == PRUNE_SERVICE
+    assert written["/etc/systemd/system/prune-docker.timer"]["content"] == PRUNE_TIMER
+    # The script keeps its finds in the folder that systemd makes for it.
+    assert "StateDirectory=" in PRUNE_SERVICE
+    assert cloud_config()["runcmd"][-1] == ["systemctl", "enable", "--now", "prune-docker.timer"]
+
+
+def test_a_machine_may_keep_everything() -> None:
+    machine = CloudInit(**vars(MACHINE) | {"prune": None})
+    assert "prune" not in user_data(machine)
+
+
 def test_scripts_are_executable_and_valid_shell(tmp_path: Path) -> None:
     scripts = [file for file in files().values() if file["content"].startswith("#!/bin/sh")]
-    assert len(scripts) == 2
+    assert len(scripts) == 3
     for script in scripts:
         assert script["permissions"] == "0755"
         path = tmp_path / "script"

@@ -10,9 +10,10 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from renderers.config_toml import ConfigToml, Dind, Limits, config_toml
-from settings import DockerHost, OpenStackHost, Settings, SettingsError, load
+from settings import DockerHost, OpenStackHost, Prune, Settings, SettingsError, load
 from settings.reference import page
 from settings.schema import stack_file_schema
+from tests.certificates import certificate
 
 HOST: dict[str, Any] = {
     "kind": "openstack",
@@ -55,6 +56,34 @@ def test_an_existing_engine_is_a_host() -> None:
     settings = loaded(host={"kind": "docker", "url": "ssh://ops@docker.example:2222", "mtu": 1400})
     assert isinstance(settings.host, DockerHost)
     assert settings.host_count == 1
+
+
+def test_certificates_are_taken_as_they_are() -> None:
+    pem = certificate()
+    assert loaded(host=HOST | {"caCertificates": [f"\n{pem}\n", pem]}).host.ca_certificates == (pem, pem)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/etc/ssl/ca.pem",
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        certificate() + "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+        certificate() + certificate(),
+    ],
+)
+def test_what_is_no_certificate_is_not_shown_either(text: str) -> None:
+    assert mistake(host=HOST | {"caCertificates": [text]}) == (
+        "gitlab-runners:host.caCertificates[0]: must be one certificate in PEM: -----BEGIN CERTIFICATE----- …"
+    )
+
+
+def test_machines_prune_unless_they_are_told_not_to() -> None:
+    host, off = loaded().host, loaded(host=HOST | {"prune": False}).host
+    assert isinstance(host, OpenStackHost)
+    assert isinstance(off, OpenStackHost)
+    assert host.prune == Prune(older_than_hours=168, free_percent=20)
+    assert off.prune is None
 
 
 def test_configuration_of_providers_is_left_alone() -> None:
@@ -121,6 +150,34 @@ def test_a_token_is_not_shown() -> None:
         ({"host": HOST | {"sshFrom": ["::/0"]}}, 'host.sshFrom[0]: "::/0": lets the whole internet'),
         ({"host": HOST | {"mtu": 1279}}, 'host.mtu: 1279: must be "auto" or a number of bytes from 1280'),
         ({"host": HOST | {"mtu": "1450"}}, 'host.mtu: "1450": must be "auto" or a number of bytes'),
+        (
+            {"host": HOST | {"prune": {"olderThanHours": 0}}},
+            "host.prune.olderThanHours: 0: should be greater than or equal to 1",
+        ),
+        (
+            {"host": HOST | {"prune": {"freePercent": 95}}},
+            "host.prune.freePercent: 95: should be less than or equal to",
+        ),
+        (
+            {"host": HOST | {"prune": {"olderThanHours": 1}}, "runners": {"app": RUNNER | {"maximumTimeout": 3601}}},
+            "host.prune.olderThanHours: 1: is shorter than the longest maximumTimeout (3601 s), so containers",
+        ),
+        *[
+            (
+                {"host": HOST | {"registryMirrors": [url]}},
+                f'host.registryMirrors[0]: "{url}": must be http:// or https://',
+            )
+            for url in ("mirror.example", "https://mirror.example/v2", "https://me:secret@mirror.example", "https://")
+        ],
+        *[
+            ({"host": HOST | {"proxy": {"https": url}}}, "host.proxy.https: must be http:// or https:// with a host")
+            for url in ("proxy.example", "socks5://proxy.example", "http://me:secret@proxy.example", "http://x/%20")
+        ],
+        ({"host": HOST | {"proxy": {"noProxy": ["a"]}}}, "host.proxy: needs http, https or both"),
+        (
+            {"host": HOST | {"proxy": {"http": "http://proxy.example", "noProxy": ['a"b']}}},
+            "host.proxy.noProxy[0]: must be a name, a domain like .example.com, an address or a network",
+        ),
         ({"host": HOST | {"keyPair": {}}}, "host.keyPair: needs exactly one of name and publicKey"),
         (
             {"host": HOST | {"ssh": {"address": "floating"}}},

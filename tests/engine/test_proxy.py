@@ -1,0 +1,20 @@
+"""Managers and jobs behind an HTTP proxy."""
+
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.engine.harness import Project, Sandbox
+
+pytestmark = pytest.mark.docker
+# Nothing listens there: whoever asks it gets no answer.
+PROXY = "http://127.0.0.1:9"
+
+
+def test_a_manager_reaches_what_needs_no_proxy_and_jobs_know_it(sandbox: Sandbox, project: Project) -> None:
+    gitlab = urlsplit(project.config["gitlab-runners:gitlabUrl"]).hostname
+    project.configure(lambda config: config["host"].update(proxy={"http": PROXY, "noProxy": [gitlab]}))
+    # A manager that asked the proxy for GitLab would never be healthy.
+    project.up()
+    job = sandbox.put_job(["echo to $http_proxy, but not for $NO_PROXY"])
+    assert f"to {PROXY}, but not for localhost,127.0.0.1,docker,{gitlab}" in sandbox.wait_for_job(job)["trace"]
