@@ -71,6 +71,8 @@ def test_certificates_are_taken_as_they_are() -> None:
         certificate() + "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
         certificate() + certificate(),
     ],
+    # The same in every process: a certificate is not.
+    ids=["a path", "not one", "a key beside it", "two in one"],
 )
 def test_what_is_no_certificate_is_not_shown_either(text: str) -> None:
     assert mistake(host=HOST | {"caCertificates": [text]}) == (
