@@ -197,8 +197,16 @@ def test_refresh_finds_what_was_changed_by_hand(ground: Ground, project: Project
     runner = ground.gitlab.runners.get(project.outputs()["runners"]["app"]["id"])
     runner.tag_list = ["edited"]
     runner.save()
+    (server,) = ground.openstack.compute.servers()
+    (port,) = ground.openstack.network.ports(device_id=server.id)
+    (group,) = port.security_group_ids
+    ground.openstack.network.create_security_group_rule(
+        security_group_id=group, direction="ingress", ether_type="IPv4", remote_ip_prefix="0.0.0.0/0"
+    )
     assert project.refresh() == {"Container sandbox-1-images": "update", "UserRunner sandbox-app": "update"}
     project.up()
+    rules = ground.openstack.network.security_group_rules(security_group_id=group)
+    assert "0.0.0.0/0" not in [rule.remote_ip_prefix for rule in rules]
     assert len(managers(machine)) == 2
     assert ground.gitlab.runners.get(runner.id).tag_list == ["docker"]
 

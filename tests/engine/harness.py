@@ -295,7 +295,8 @@ def plan_of(steps: Iterable[dict[str, Any]]) -> Plan:
         type_, name = step["urn"].split("::")[2].rpartition("$")[2], step["urn"].rpartition("::")[2]
         own = type_.startswith(("gitlab-runners:", "pulumi:pulumi:"))
         operation = {"create-replacement": "replace", "delete-replaced": "replace"}.get(step["op"], step["op"])
-        if operation != "same" and not own:
+        # What a refresh has looked at and found as it was.
+        if operation not in {"same", "refresh"} and not own:
             plan[f"{type_.rpartition(':')[2]} {name}"] = operation
     return plan
 
