@@ -90,6 +90,7 @@ def test_a_protected_registration_is_neither_removed_nor_replaced(fresh: Project
     assert sandbox.inventory() == NOTHING
 
 
+@pytest.mark.acceptance
 def test_a_machine_that_nova_cannot_make_is_made_anew(fresh: Project, sandbox: Sandbox) -> None:
     network = sandbox.openstack.network
     (tenant,) = network.networks(name="runners")
@@ -111,6 +112,7 @@ def test_a_machine_that_nova_cannot_make_is_made_anew(fresh: Project, sandbox: S
     assert sandbox.inventory() == NOTHING
 
 
+@pytest.mark.acceptance
 def test_an_update_that_breaks_off_does_not_take_a_machine_from_its_jobs(fresh: Project, sandbox: Sandbox) -> None:
     fresh.up()
     (before,) = sandbox.openstack.compute.servers()

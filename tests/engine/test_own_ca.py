@@ -5,7 +5,7 @@ import pytest
 from tests.certificates import certificate
 from tests.engine.harness import Project, Sandbox
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.acceptance]
 
 
 def test_managers_and_jobs_find_the_certificates(sandbox: Sandbox, project: Project) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.engine.harness import Project, Sandbox
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.acceptance]
 # Nothing listens there: whoever asks it gets no answer.
 PROXY = "http://127.0.0.1:9"
 
