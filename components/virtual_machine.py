@@ -123,7 +123,8 @@ class VirtualMachine(pulumi.ComponentResource):
                 pool=host.floating_ip_pool,
                 description=args.description,
                 tags=list(host.tags) or None,
-                opts=args.leftovers.before_create(self, replacement_trigger=trigger),
+                # Another address, and no job that notices: managers reach GitLab from their machine.
+                opts=args.leftovers.before_create(self, replacement_trigger=trigger, replace_on_changes=BROKEN_OFF),
             )
             association = openstack.networking.FloatingIpAssociate(
                 name,
