@@ -175,8 +175,6 @@ def test_what_gitlab_keeps_is_changed_in_place(project: Project, sandbox: Sandbo
 def test_a_token_is_rotated_and_the_old_registration_stays_for_its_jobs(project: Project, sandbox: Sandbox) -> None:
     managers = sandbox.managers()
     old = project.outputs()["runners"]["app"]["id"]
-    running = sandbox.put_job(["sleep 12", "echo done"])
-    sandbox.wait_for_job(running, "running")
     project.configure(lambda config: config["runners"]["app"].update(rotation=1))
     assert project.preview() == {
         "UserRunner sandbox-app": "replace",
@@ -184,6 +182,8 @@ def test_a_token_is_rotated_and_the_old_registration_stays_for_its_jobs(project:
         "Container sandbox-1-app-config": "replace",
     }
     sandbox.control("DELETE", "requests")
+    running = sandbox.put_job(["sleep 12", "echo done"])
+    sandbox.wait_for_job(running, "running")
     project.up()
     new = project.outputs()["runners"]["app"]["id"]
     assert new != old

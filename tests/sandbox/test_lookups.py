@@ -1,0 +1,109 @@
+"""What is wrong with the names and the access of a stack is said in one line: the program's look-ups, on the doubles.
+
+That such a line ends a run before anything is created is shown by tests/engine/test_bad_input.py.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clients import ClientError
+from clients.gitlab import GitLab
+from clients.lookups import look_up
+from clients.openstack import Catalogue, connect
+from settings import Settings
+from tests.sandbox.inprocess import InProcess
+
+CLOSED = "http://127.0.0.1:9"
+HOST = {
+    "kind": "openstack",
+    "flavor": "m1.small",
+    "image": "debian-13",
+    "network": "runners",
+    "keyPair": {"publicKey": "ssh-ed25519 AAAA"},
+    "sshFrom": ["192.0.2.0/24"],
+}
+
+
+@pytest.fixture(scope="module")
+def clouds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
+    with InProcess(tmp_path_factory.mktemp("clouds") / "store.sqlite") as served:
+        yield served
+
+
+@pytest.fixture(autouse=True)
+def without_clouds_yaml(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("OS_CLOUD", "OS_CLIENT_CONFIG_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def looked_up(clouds: InProcess, host: dict[str, Any] | None = None, **runner: Any) -> str:
+    """The one line with which the look-ups of a stack end."""
+    runners = {"app": {"project": 100, "tags": ["docker"]} | runner}
+    settings = Settings.model_validate_json(json.dumps({"host": HOST | (host or {}), "runners": runners}))
+    gitlab = GitLab(clouds.gitlab_url, {"token": clouds.tokens.platform}, {})
+    gitlab.check_token()
+    with pytest.raises(ClientError) as error:
+        look_up("sandbox", settings, Catalogue(clouds.connect), gitlab, preview=True)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "line"),
+    [
+        ({"flavor": "m1.smal"}, "flavor m1.smal: does not exist in this cloud; did you mean m1.small"),
+        ({"image": "debian-31"}, "image debian-31: does not exist in this cloud; did you mean debian-13"),
+        ({"image": "duplicate"}, "image duplicate: the name is ambiguous; use one of the ids"),
+        ({"network": "runner"}, "network runner: does not exist in this cloud; did you mean runners"),
+        ({"floatingIpPool": "publik"}, "network publik: does not exist in this cloud; did you mean public"),
+        ({"keyPair": {"name": "nobody"}}, "key pair nobody: does not exist in this cloud"),
+        ({"mtu": 1460}, "host.mtu: 1460: is above the MTU of network runners (1450)"),
+    ],
+)
+def test_a_name_that_the_cloud_does_not_know(clouds: InProcess, host: dict[str, Any], line: str) -> None:
+    assert line in looked_up(clouds, host)
+
+
+def test_a_project_that_gitlab_does_not_know(clouds: InProcess) -> None:
+    assert "GitLab: there is no project 999" in looked_up(clouds, project=999)
+
+
+def test_a_token_that_gitlab_refuses_or_that_may_too_little(clouds: InProcess) -> None:
+    with pytest.raises(ClientError, match="refuses the token"):
+        GitLab(clouds.gitlab_url, {"token": "glpat-wrong"}, {}).check_token()
+    with pytest.raises(
+        ClientError, match="the token has the scopes read_user, but not create_runner and manage_runner"
+    ):
+        GitLab(clouds.gitlab_url, {"token": clouds.tokens.read_user}, {}).check_token()
+
+
+def test_a_gitlab_that_does_not_answer() -> None:
+    with pytest.raises(ClientError, match=f"GitLab at {CLOSED} cannot be reached"):
+        GitLab(CLOSED, {"token": "glpat-any"}, {}).check_token()
+
+
+@pytest.mark.parametrize(
+    "config", [{}, {"cloud": "nowhere"}, {"authUrl": f"{CLOSED}/v3"}], ids=["none", "cloud", "url"]
+)
+def test_a_cloud_without_credentials(config: dict[str, str]) -> None:
+    with pytest.raises(ClientError, match="OpenStack: no usable credentials"):
+        connect(config)
+
+
+def test_a_cloud_that_does_not_answer() -> None:
+    config = {
+        "authUrl": f"{CLOSED}/v3",
+        "userName": "me",
+        "password": "secret",
+        "tenantName": "mine",
+        "userDomainName": "Default",
+        "projectDomainName": "Default",
+    }
+    with pytest.raises(ClientError, match="OpenStack cannot be reached"):
+        connect(config)
