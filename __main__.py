@@ -57,6 +57,8 @@ def main() -> None:
     )
     pulumi.export("hosts", fleet.hosts)
     pulumi.export("runners", fleet.runners)
+    if fleet.prometheus_targets is not None:
+        pulumi.export("prometheusTargets", fleet.prometheus_targets)
 
 
 try:

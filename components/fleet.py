@@ -14,6 +14,7 @@ from components.leftovers import Leftovers
 from components.registration import Registration, RegistrationArgs, gitlab_provider
 from components.runner_manager import RunnerManager, RunnerManagerArgs
 from components.virtual_machine import VirtualMachine, VirtualMachineArgs
+from renderers.metrics import RUNNER_LABEL, prometheus_targets
 from settings import DockerHost, OpenStackHost, Settings
 
 
@@ -43,11 +44,13 @@ class Fleet(pulumi.ComponentResource):
     """Hosts, registrations and runner managers of a stack.
 
     Outputs: `hosts`, by name, with addresses, MTU in bytes and Docker URL; `runners`, by name, with id, page, tags and
-    the containers' names.
+    the containers' names; `prometheus_targets`, as Prometheus' file_sd_config takes them, None where nobody serves
+    metrics.
     """
 
     hosts: pulumi.Output[Mapping[str, Any]]
     runners: pulumi.Output[Mapping[str, Any]]
+    prometheus_targets: pulumi.Output[list[dict[str, Any]]] | None = None
 
     def __init__(self, name: str, args: FleetArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("gitlab-runners:index:Fleet", name, None, opts)
@@ -94,6 +97,7 @@ class Fleet(pulumi.ComponentResource):
                         ca_certificates=settings.host.ca_certificates,
                         proxy=settings.host.proxy,
                         registry_mirrors=settings.host.registry_mirrors,
+                        metrics=self._serves_metrics,
                     ),
                     # Without the registration there is nothing to poll for: managers go first.
                     opts=pulumi.ResourceOptions(parent=self, depends_on=[registration]),
@@ -116,7 +120,17 @@ class Fleet(pulumi.ComponentResource):
             }
         )
         self.runners = pulumi.Output.from_input(runners)
+        if self._serves_metrics:
+            addresses = {host.name: host.machine.address for host in hosts if host.machine is not None}
+            self.prometheus_targets = pulumi.Output.all(**addresses).apply(
+                lambda known: prometheus_targets(args.stack, known, settings.runners)
+            )
         self.register_outputs({"hosts": self.hosts, "runners": self.runners})
+
+    @property
+    def _serves_metrics(self) -> bool:
+        host = self._args.settings.host
+        return isinstance(host, OpenStackHost) and bool(host.metrics_from)
 
     def _machines(self, host: OpenStackHost, found: Machines) -> list[_Host]:
         args = self._args
@@ -155,7 +169,7 @@ class Fleet(pulumi.ComponentResource):
     def _labels(self, host: _Host, runner: str) -> dict[str, pulumi.Input[str]]:
         labels: dict[str, pulumi.Input[str]] = {
             "gitlab-runners.stack": self._args.stack,
-            "gitlab-runners.runner": runner,
+            RUNNER_LABEL: runner,
         }
         if host.machine is not None:
             labels[SERVER_LABEL] = host.machine.instance.id

@@ -8,6 +8,7 @@ import pulumi_openstack as openstack
 
 from components.declared_rules import DeclaredRules
 from components.leftovers import BROKEN_OFF, Leftovers
+from renderers.metrics import METRICS_PORT
 from settings import OpenStackHost
 
 
@@ -21,7 +22,8 @@ class HostGroupArgs:
 
 
 class HostGroup(pulumi.ComponentResource):
-    """Security group that lets in SSH from the declared networks and nothing else; key pair; server group."""
+    """Security group that lets in SSH and Prometheus from the declared networks and nothing else; key pair; server
+    group."""
 
     security_group_id: pulumi.Output[str]
     key_pair: pulumi.Input[str]
@@ -50,17 +52,21 @@ class HostGroup(pulumi.ComponentResource):
             for ethertype in ("IPv4", "IPv6")
         ] + [
             openstack.networking.SecGroupRule(
-                f"{name}-ssh-{cidr}",
+                f"{name}-{service}-{cidr}",
                 security_group_id=group.id,
                 direction="ingress",
                 ethertype="IPv6" if ":" in cidr else "IPv4",
                 protocol="tcp",
-                port_range_min=host.ssh.port,
-                port_range_max=host.ssh.port,
+                port_range_min=port,
+                port_range_max=port,
                 remote_ip_prefix=cidr,
                 opts=args.leftovers.before_create(self),
             )
-            for cidr in host.ssh_from
+            for service, port, cidrs in (
+                ("ssh", host.ssh.port, host.ssh_from),
+                ("metrics", METRICS_PORT, host.metrics_from),
+            )
+            for cidr in cidrs
         ]
         DeclaredRules(name, group.id, [rule.id for rule in rules], opts=pulumi.ResourceOptions(parent=self))
         if host.key_pair.name is not None:

@@ -12,6 +12,7 @@ import pulumi_docker as docker
 from components.docker_connection import DockerConnection
 from renderers.config_toml import ConfigToml, Dind, Limits, config_toml
 from renderers.daemon_json import dind_daemon_json
+from renderers.metrics import MANAGERS_LISTEN_ADDRESS
 from renderers.proxy import Proxy, proxy_environment
 from settings import Manager, Runner
 from settings import Proxy as ProxySettings
@@ -47,7 +48,11 @@ _CONTAINER: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class RunnerManagerArgs:
-    """`grace` in seconds, `mtu` in bytes (None leaves Docker's own); `labels` mark all that is made."""
+    """`grace` in seconds, `mtu` in bytes (None leaves Docker's own); `labels` mark all that is made.
+
+    `metrics` says whether the host serves metrics. The manager reads it only when it starts, and so it may change only
+    with the machine.
+    """
 
     runner: Runner
     manager: Manager
@@ -61,6 +66,7 @@ class RunnerManagerArgs:
     ca_certificates: Sequence[str] = ()
     proxy: ProxySettings | None = None
     registry_mirrors: Sequence[str] = ()
+    metrics: bool = False
 
     @property
     def proxy_environment(self) -> dict[str, str]:
@@ -190,6 +196,7 @@ class RunnerManager(pulumi.ComponentResource):
                     environment=args.proxy_environment | runner.environment,
                     mtu=args.mtu,
                     dind=dind,
+                    listen_address=MANAGERS_LISTEN_ADDRESS if args.metrics else None,
                     ca_file=f"{volume_folder}/{_CA_FILE}" if args.ca_certificates else None,
                     advanced=runner.advanced,
                     advanced_global=manager.advanced,

@@ -68,6 +68,7 @@ class VirtualMachine(pulumi.ComponentResource):
                     registry_mirrors=host.registry_mirrors,
                     proxy=Proxy(host.proxy.http, host.proxy.https, host.proxy.no_proxy) if host.proxy else None,
                     prune=Prune(host.prune.older_than_hours, host.prune.free_percent) if host.prune else None,
+                    metrics=bool(host.metrics_from),
                 )
             )
         )

@@ -13,6 +13,13 @@ from typing import Any
 import yaml
 
 from renderers.daemon_json import daemon_json
+from renderers.metrics import (
+    METRICS_SCRIPT,
+    METRICS_SERVER,
+    METRICS_SOCKET_UNIT,
+    METRICS_UNITS,
+    NODE_EXPORTER_PACKAGE,
+)
 from renderers.proxy import Proxy, proxy_drop_in, proxy_environment
 from renderers.prune import PRUNE_SCRIPT, PRUNE_SERVICE, PRUNE_TIMER, Prune, prune_script
 
@@ -43,6 +50,8 @@ class CloudInit:
     """None reaches everything directly."""
     prune: Prune | None = None
     """None leaves everything on the disk."""
+    metrics: bool = False
+    """Whether the machine serves metrics; an image with its own Docker brings a node exporter too, or has none."""
 
 
 def user_data(machine: CloudInit) -> str:
@@ -94,6 +103,12 @@ def user_data(machine: CloudInit) -> str:
             _file("/etc/systemd/system/prune-docker.timer", PRUNE_TIMER),
         ]
         configuration["runcmd"].append(["systemctl", "enable", "--now", "prune-docker.timer"])
+    if machine.metrics:
+        configuration["write_files"].append(_file(METRICS_SCRIPT, METRICS_SERVER, "0755"))
+        configuration["write_files"] += [_file(path, unit) for path, unit in METRICS_UNITS.items()]
+        if machine.install_docker:
+            configuration["packages"].append(NODE_EXPORTER_PACKAGE)
+        configuration["runcmd"].append(["systemctl", "enable", "--now", METRICS_SOCKET_UNIT])
     return "#cloud-config\n" + yaml.dump(configuration, Dumper=_Dumper, sort_keys=False, width=1000)
 
 

@@ -76,6 +76,8 @@ class ConfigToml:
     dind: Dind | None = None
     ca_file: str | None = None
     """Path on the host of further CAs (PEM), which the manager sees at /etc/gitlab-runner/certs/ca.crt."""
+    listen_address: str | None = None
+    """Where the manager serves metrics; None serves none."""
     advanced: Mapping[str, Any] = field(default_factory=dict)
     """Further keys below [[runners]]; none that is written here already."""
     advanced_global: Mapping[str, Any] = field(default_factory=dict)
@@ -108,6 +110,7 @@ def config_toml(manager: ConfigToml) -> str:
         "check_interval": manager.check_interval,
         "log_level": manager.log_level,
         "log_format": manager.log_format,
+        **({"listen_address": manager.listen_address} if manager.listen_address is not None else {}),
         "runners": [_merged(runner, manager.advanced)],
     }
     return tomli_w.dumps(_merged(configuration, manager.advanced_global))

@@ -109,6 +109,8 @@ def _line(error: ErrorDetails) -> str:
     where = NAMESPACE
     for index, part in enumerate(location):
         where += f"[{part}]" if isinstance(part, int) else f"{':' if index == 0 else '.'}{part}"
+    if kind == "extra_forbidden" and (other := _other_kind(error["loc"])) is not None:
+        return f"{where}: is only there for kind: {other}"
     if kind == "extra_forbidden":
         return f"{where}: unknown key{_suggestion(str(location[-1]))}"
     if kind == "missing":
@@ -139,7 +141,21 @@ def _line(error: ErrorDetails) -> str:
     return f"{where}:{shown} {message}"
 
 
+def _other_kind(location: Sequence[str | int]) -> str | None:
+    """The kind of host that has this key, when the one that it was given to has not."""
+    match location:
+        case ["host", "docker", str(key)] if key in _aliases(OpenStackHost):
+            return "openstack"
+        case ["host", "openstack", str(key)] if key in _aliases(DockerHost):
+            return "docker"
+    return None
+
+
+def _aliases(model: type[BaseModel]) -> set[str]:
+    return {field.alias or name for name, field in model.model_fields.items()}
+
+
 def _suggestion(key: str) -> str:
-    known = {field.alias or name for model in _MODELS for name, field in model.model_fields.items()}
+    known = set().union(*map(_aliases, _MODELS))
     matches = get_close_matches(key, sorted(known), n=1)
     return f"; did you mean {matches[0]}?" if matches else ""

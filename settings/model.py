@@ -54,7 +54,7 @@ def _cidr(value: str) -> str:
     except ValueError as error:
         raise ValueError(f"is not a CIDR ({error}); write a network like 192.0.2.0/24 or 2001:db8::/32") from None
     if network.prefixlen == 0:
-        raise ValueError("lets the whole internet reach SSH; name the networks of your operators and of your CI")
+        raise ValueError("lets the whole internet in; name the networks from which somebody must get there")
     return value
 
 
@@ -312,7 +312,7 @@ class OpenStackHost(_Model):
     """Whether the machines of a stack avoid each other's hypervisor; only used when count is above 1."""
     key_pair: KeyPair
     ssh_from: tuple[Cidr, ...] = Field(min_length=1)
-    """CIDRs from which SSH is allowed. Nothing else may come in."""
+    """CIDRs from which SSH is allowed. Nothing else may come in, but for `metricsFrom`."""
     ssh: Ssh = Ssh()
     mtu: Mtu = "auto"
     """Docker's MTU in bytes: auto takes the smallest of the attached networks' from Neutron, a number overrides it."""
@@ -327,6 +327,9 @@ class OpenStackHost(_Model):
     """HTTP proxy for the machines' packages and their engine, the managers, the jobs and Docker-in-Docker."""
     prune: Annotated[Prune | None, BeforeValidator(_off), Field(json_schema_extra=_off_is_false)] = Prune()
     """When images and volumes that nobody uses are removed; false keeps everything."""
+    metrics_from: tuple[Cidr, ...] = ()
+    """CIDRs from which Prometheus may read metrics of the machines and of the managers, on port 9252; nobody serves any
+    when empty."""
     metadata: dict[str, str] = Field(default_factory=dict)
     """Nova metadata for the machines."""
     tags: tuple[Tag, ...] = ()
@@ -566,6 +569,16 @@ class Settings(_Model):
                 f"host.prune.olderThanHours: {prune.older_than_hours}: is shorter than the longest maximumTimeout "
                 f"({longest} s), so containers of running jobs could go"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_listen_address(self) -> Self:
+        if (
+            isinstance(self.host, OpenStackHost)
+            and self.host.metrics_from
+            and "listen_address" in self.manager.advanced
+        ):
+            raise ValueError("manager.advanced.listen_address: is set by the host's metricsFrom; leave it out")
         return self
 
     @property

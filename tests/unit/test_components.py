@@ -112,7 +112,10 @@ def declare(host: OpenStackHost | DockerHost = HOST, **runners: Runner) -> dict[
     @pulumi.runtime.test  # type: ignore[untyped-decorator]
     def program() -> pulumi.Output[None]:
         fleet = Fleet("dev", args)
-        return pulumi.Output.all(hosts=fleet.hosts, runners=fleet.runners).apply(outputs.update)
+        declared: dict[str, pulumi.Output[Any]] = {"hosts": fleet.hosts, "runners": fleet.runners}
+        if fleet.prometheus_targets is not None:
+            declared["targets"] = fleet.prometheus_targets
+        return pulumi.Output.all(**declared).apply(outputs.update)
 
     program()
     return outputs
@@ -227,6 +230,29 @@ def test_only_declared_networks_reach_ssh_and_nothing_else_comes_in(registered: 
     assert all(rule["protocol"] == "tcp" for rule in inbound)
     assert all(rule["portRangeMin"] == rule["portRangeMax"] == 2222 for rule in inbound)
     assert registered.inputs("SecGroup", "dev")["deleteDefaultRules"] is True
+
+
+def test_prometheus_reads_what_it_is_let(registered: Registered) -> None:
+    host = HOST.model_copy(update={"metrics_from": ("198.51.100.7/32",), "count": 2})
+    outputs = declare(host, app=Runner(project=1, tags=("docker",)))
+    (rule,) = (dict(rule.inputs) for rule in registered.of("SecGroupRule") if "metrics" in rule.name)
+    assert (rule["remoteIpPrefix"], rule["portRangeMin"], rule["portRangeMax"]) == ("198.51.100.7/32", 9252, 9252)
+    assert config_toml(registered, "dev-2-app")["listen_address"] == ":9252"
+    assert "runner-metrics.socket" in registered.inputs("Instance", "dev-1")["userData"]
+    labels = {"stack": "dev", "instance": "dev-2"}
+    assert outputs["targets"][2:] == [
+        {"targets": ["10.0.0.5:9252"], "labels": labels},
+        {
+            "targets": ["10.0.0.5:9252"],
+            "labels": labels | {"gitlab_runner": "app", "__metrics_path__": "/metrics/app"},
+        },
+    ]
+
+
+def test_nobody_serves_metrics_unless_somebody_may_read_them(registered: Registered) -> None:
+    assert "targets" not in declare()
+    assert "listen_address" not in config_toml(registered, "dev-1-app")
+    assert "metrics" not in registered.inputs("Instance", "dev-1")["userData"]
 
 
 def test_a_public_key_becomes_a_key_pair(registered: Registered) -> None:

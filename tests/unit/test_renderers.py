@@ -13,6 +13,7 @@ import yaml
 from renderers.cloud_init import CHECK_MTU, CloudInit, user_data
 from renderers.config_toml import ConfigToml, Dind, Limits, config_toml
 from renderers.daemon_json import daemon_json, dind_daemon_json
+from renderers.metrics import METRICS_SCRIPT, prometheus_targets
 from renderers.proxy import Proxy, proxy_environment
 from renderers.prune import PRUNE_SCRIPT, PRUNE_SERVICE, PRUNE_TIMER, Prune
 
@@ -312,14 +313,81 @@ def test_a_machine_may_keep_everything() -> None:
     assert "prune" not in user_data(machine)
 
 
+METRICS = CloudInit(**vars(MACHINE) | {"metrics": True})
+
+
+def test_one_port_of_the_machine_serves_all_metrics_but_not_to_jobs() -> None:
+    written = files(METRICS)
+    socket = written["/etc/systemd/system/runner-metrics.socket"]["content"]
+    assert "\nListenStream=9252\nAccept=yes\n" in socket
+    for bridge in ("docker0", "br-+"):
+        rule = f"PREROUTING -i {bridge} -p tcp --dport 9252 -m addrtype --dst-type LOCAL -j DROP"
+        assert f"iptables -w -t raw -C {rule} || iptables -w -t raw -I {rule}" in socket
+    assert ["systemctl", "enable", "--now", "runner-metrics.socket"] in cloud_config(METRICS)["runcmd"]
+
+
+def test_the_node_exporter_is_reached_through_that_port_alone() -> None:
+    assert cloud_config(METRICS)["packages"] == ["docker.io", "prometheus-node-exporter"]
+    drop_in = files(METRICS)["/etc/systemd/system/prometheus-node-exporter.service.d/10-listen.conf"]["content"]
+    assert "--web.listen-address=127.0.0.1:9100" in drop_in
+
+
+def test_an_image_with_docker_brings_its_node_exporter() -> None:
+    assert "packages" not in cloud_config(CloudInit(**vars(METRICS) | {"install_docker": False}))
+
+
+def test_targets_are_in_the_form_of_file_sd() -> None:
+    assert prometheus_targets("dev", {"dev-1": "2001:db8::5"}, ["app"]) == [
+        {"targets": ["[2001:db8::5]:9252"], "labels": {"stack": "dev", "instance": "dev-1"}},
+        {
+            "targets": ["[2001:db8::5]:9252"],
+            "labels": {
+                "stack": "dev",
+                "instance": "dev-1",
+                "gitlab_runner": "app",
+                "__metrics_path__": "/metrics/app",
+            },
+        },
+    ]
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        ("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", "502 Bad Gateway"),
+        ("GET / HTTP/1.1\r\n\r\n", "404 Not Found"),
+        ("GET /metrics/ HTTP/1.1\r\n\r\n", "404 Not Found"),
+        ("GET /metrics/$(id) HTTP/1.1\r\n\r\n", "404 Not Found"),
+        ("GET /metrics/app/../../debug/pprof HTTP/1.1\r\n\r\n", "404 Not Found"),
+        ("GET /debug/jobs/list HTTP/1.1\r\n\r\n", "404 Not Found"),
+        ("POST /metrics HTTP/1.1\r\n\r\nbody", "405 Method Not Allowed"),
+        ("GET /metrics/app HTTP/1.1\r\n\r\n", "502 Bad Gateway"),
+    ],
+)
+def test_the_metrics_port_gives_out_metrics_and_nothing_else(tmp_path: Path, request_: str, status: str) -> None:
+    (tmp_path / "docker").write_text("#!/bin/sh\n")
+    (tmp_path / "docker").chmod(0o755)
+    # No node exporter here, and no manager: whatever answers on this machine's port is not asked.
+    script = tmp_path / "serve-metrics"
+    script.write_text(files(METRICS)[METRICS_SCRIPT]["content"].replace("/dev/tcp/", "/dev/null/"))
+    path = f"{tmp_path}:/usr/bin:/bin"
+    answer = subprocess.run(
+        ["bash", script], input=request_.encode(), env={"PATH": path}, capture_output=True, check=True
+    ).stdout.decode()
+    head, _, body = answer.partition("\r\n\r\n")
+    assert head.startswith(f"HTTP/1.0 {status}\r\n")
+    assert f"Content-Length: {len(body)}" in head
+
+
 def test_scripts_are_executable_and_valid_shell(tmp_path: Path) -> None:
-    scripts = [file for file in files().values() if file["content"].startswith("#!/bin/sh")]
-    assert len(scripts) == 3
+    scripts = [file for file in files(METRICS).values() if file["content"].startswith("#!/bin/")]
+    assert len(scripts) == 4
     for script in scripts:
         assert script["permissions"] == "0755"
         path = tmp_path / "script"
         path.write_text(script["content"])
-        subprocess.run(["sh", "-n", path], check=True)
+        shell = script["content"].splitlines()[0].removeprefix("#!")
+        subprocess.run([shell, "-n", path], check=True)
 
 
 @pytest.mark.parametrize(("mtu", "status"), [(1500, 0), (1450, 0), (1449, 1)])

@@ -149,6 +149,15 @@ def test_a_token_is_not_shown() -> None:
         ({"host": HOST | {"sshFrom": []}}, "host.sshFrom: is empty; name at least one"),
         ({"host": HOST | {"sshFrom": ["192.0.2.7/24"]}}, 'host.sshFrom[0]: "192.0.2.7/24": is not a CIDR'),
         ({"host": HOST | {"sshFrom": ["0.0.0.0/0"]}}, 'host.sshFrom[0]: "0.0.0.0/0": lets the whole internet'),
+        ({"host": HOST | {"metricsFrom": ["0.0.0.0/0"]}}, 'host.metricsFrom[0]: "0.0.0.0/0": lets the whole internet'),
+        (
+            {"host": HOST | {"metricsFrom": ["192.0.2.7/32"]}, "manager": {"advanced": {"listen_address": ":9252"}}},
+            "manager.advanced.listen_address: is set by the host's metricsFrom",
+        ),
+        (
+            {"host": {"kind": "docker", "url": "ssh://ops@docker.example", "metricsFrom": ["192.0.2.7/32"]}},
+            "host.metricsFrom: is only there for kind: openstack",
+        ),
         ({"host": HOST | {"sshFrom": ["::/0"]}}, 'host.sshFrom[0]: "::/0": lets the whole internet'),
         ({"host": HOST | {"mtu": 1279}}, 'host.mtu: 1279: must be "auto" or a number of bytes from 1280'),
         ({"host": HOST | {"mtu": "1450"}}, 'host.mtu: "1450": must be "auto" or a number of bytes'),

@@ -20,6 +20,7 @@ type config struct {
 	Concurrent      int      `toml:"concurrent"`
 	CheckInterval   int      `toml:"check_interval"` // seconds
 	LogLevel        string   `toml:"log_level"`
+	ListenAddress   string   `toml:"listen_address"`
 	ShutdownTimeout int      `toml:"shutdown_timeout"` // seconds
 	Runners         []runner `toml:"runners"`
 

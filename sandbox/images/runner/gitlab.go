@@ -22,6 +22,9 @@ type job struct {
 		Name      string `json:"name"`
 		Stage     string `json:"stage"`
 		ProjectID int    `json:"project_id"`
+
+		TimeInQueueSeconds     float64 `json:"time_in_queue_seconds"`
+		ProjectJobsRunningText string  `json:"project_jobs_running_on_instance_runners_count"`
 	} `json:"job_info"`
 	GitInfo struct {
 		Ref       string `json:"ref"`
@@ -83,6 +86,7 @@ type gitlab struct {
 	token    string
 	systemID string
 	http     *http.Client
+	counted  func(endpoint, method string, status int) // nil counts nothing
 }
 
 func newGitLab(r runner, systemID string) *gitlab {
@@ -163,7 +167,7 @@ func (g *gitlab) appendTrace(ctx context.Context, j *job, offset int, piece []by
 	request.Header.Set("Content-Type", "text/plain")
 	request.Header.Set("Content-Range", fmt.Sprintf("%d-%d", offset, offset+len(piece)-1))
 	request.Header.Set("JOB-TOKEN", j.Token)
-	response, err := g.http.Do(request)
+	response, err := g.do(request, "patch_trace")
 	if err != nil {
 		return offset, 0, err
 	}
@@ -201,7 +205,23 @@ func (g *gitlab) send(ctx context.Context, method, path string, body any) (*http
 	}
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set("Accept", "application/json")
-	return g.http.Do(request)
+	switch {
+	case path == "jobs/request":
+		return g.do(request, "request_job")
+	case strings.HasPrefix(path, "jobs/"):
+		return g.do(request, "update_job")
+	default:
+		return g.http.Do(request)
+	}
+}
+
+// do sends a request and, once it is answered, counts it under the endpoint's name.
+func (g *gitlab) do(request *http.Request, endpoint string) (*http.Response, error) {
+	response, err := g.http.Do(request)
+	if err == nil && g.counted != nil {
+		g.counted(endpoint, strings.ToLower(request.Method), response.StatusCode)
+	}
+	return response, err
 }
 
 // expect closes the response and turns every status but those given into an error.

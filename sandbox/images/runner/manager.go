@@ -6,6 +6,8 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +19,7 @@ type manager struct {
 	log      *slog.Logger
 	level    *slog.LevelVar
 	systemID string
+	metrics  *metrics
 
 	config  *config
 	content []byte               // the config.toml that was read last, good or bad
@@ -29,7 +32,7 @@ type manager struct {
 
 func newManager(path string, log *slog.Logger, level *slog.LevelVar) *manager {
 	return &manager{
-		path: path, log: log, level: level, config: &config{Concurrent: 1},
+		path: path, log: log, level: level, metrics: newMetrics(), config: &config{Concurrent: 1},
 		due: map[string]time.Time{}, slots: map[string]map[int]bool{},
 	}
 }
@@ -42,7 +45,14 @@ func (m *manager) work(quit, abort context.Context) int {
 	}
 	m.systemID = id
 	m.log.Info("Configuration", "file", m.path, "system_id", id)
-	reload := time.Time{}
+	m.reload(quit)
+	if address := m.config.ListenAddress; address != "" {
+		if err := m.metrics.listen(address); err != nil {
+			m.log.Error("Failed to create listener for metrics server", "error", err)
+			return 1
+		}
+	}
+	reload := time.Now().Add(reloadInterval)
 	for quit.Err() == nil {
 		if !time.Now().Before(reload) {
 			m.reload(quit)
@@ -106,16 +116,42 @@ func (m *manager) reload(ctx context.Context) {
 	if len(loaded.WithoutEffect) > 0 {
 		m.log.Info("Settings without effect in this stand-in", "keys", strings.Join(loaded.WithoutEffect, " "))
 	}
+	m.countSettings()
 	for _, r := range loaded.Runners {
 		if known[r.key()] {
 			continue
 		}
-		if err := newGitLab(r, m.systemID).verify(ctx); err != nil {
+		if err := m.gitlab(r).verify(ctx); err != nil {
 			m.log.Error("Verifying runner... failed", "runner", r.shortToken(), "name", r.Name, "error", err)
 		} else {
 			m.log.Info("Verifying runner... is valid", "runner", r.shortToken(), "name", r.Name)
 		}
 	}
+}
+
+// gitlab is a client whose requests are counted.
+func (m *manager) gitlab(r runner) *gitlab {
+	client := newGitLab(r, m.systemID)
+	client.counted = func(endpoint, method string, status int) {
+		m.metrics.add("gitlab_runner_api_request_statuses_total", labels(
+			"runner", r.shortToken(), "system_id", m.systemID,
+			"endpoint", endpoint, "status", strconv.Itoa(status), "method", method), 1)
+	}
+	return client
+}
+
+func (m *manager) countSettings() {
+	limits := map[string]float64{}
+	for _, r := range m.config.Runners {
+		limits[r.labels(m.systemID)] = float64(r.Limit)
+		m.metrics.add("gitlab_runner_jobs", r.labels(m.systemID, "state", "idle", "stage", "idle", "executor_stage", "idle"), 0)
+	}
+	m.metrics.replace("gitlab_runner_limit", limits)
+	m.metrics.replace("gitlab_runner_concurrent", map[string]float64{"": float64(m.config.Concurrent)})
+	m.metrics.replace("gitlab_runner_version_info", map[string]float64{
+		labels("architecture", runtime.GOARCH, "branch", "stand-in", "built_at", "", "go_version", runtime.Version(),
+			"name", "gitlab-runner", "os", runtime.GOOS, "revision", "", "version", version): 1,
+	})
 }
 
 func (m *manager) setLevel(name string) {
@@ -155,7 +191,7 @@ func (m *manager) askFor(abort context.Context, r runner) bool {
 	if !ok {
 		return false
 	}
-	client := newGitLab(r, m.systemID)
+	client := m.gitlab(r)
 	// Not ended by quit: the job that GitLab may just be giving out would be lost.
 	received, err := client.requestJob(abort)
 	if err != nil || received == nil {
@@ -180,6 +216,12 @@ func (m *manager) runJob(abort context.Context, client *gitlab, r runner, receiv
 	log := m.log.With("runner", r.shortToken(), "job", received.ID)
 	ctx, stop := context.WithCancelCause(abort)
 	defer stop(nil)
+	running := r.labels(m.systemID, "state", "running", "stage", "step_script", "executor_stage", "docker_run")
+	m.metrics.add("gitlab_runner_jobs", running, 1)
+	defer m.metrics.add("gitlab_runner_jobs", running, -1)
+	m.metrics.add("gitlab_runner_jobs_total", r.labels(m.systemID), 1)
+	m.metrics.waited(r.labels(m.systemID, "project_jobs_running", received.JobInfo.ProjectJobsRunningText),
+		received.JobInfo.TimeInQueueSeconds)
 	trace := newTrace(client, received)
 	following, stopFollowing := context.WithCancel(context.WithoutCancel(ctx))
 	followed := make(chan struct{})
@@ -198,6 +240,10 @@ func (m *manager) runJob(abort context.Context, client *gitlab, r runner, receiv
 	if err := trace.finish(context.WithoutCancel(ctx), outcome); err != nil {
 		log.Error("The end of the job could not be told to GitLab", "state", outcome.State, "error", err)
 		return
+	}
+	if outcome.State == "failed" {
+		m.metrics.add("gitlab_runner_failed_jobs_total", labels("runner", r.shortToken(), "runner_name", r.Name,
+			"failure_reason", outcome.FailureReason, "mode", "traditional"), 1)
 	}
 	log.Info("Job ended", "state", outcome.State, "reason", outcome.FailureReason)
 }

@@ -119,6 +119,39 @@ func TestLimitsDecideWhoMayAskForAJob(t *testing.T) {
 	}
 }
 
+func TestMetricsAreThoseOfTheRealRunner(t *testing.T) {
+	server := httptest.NewServer(&fakeGitLab{})
+	defer server.Close()
+	m := managerOf(t, server.URL, strings.Replace(minimal, `executor`, "limit = 3\n  executor", 1))
+	m.systemID = "r_0123456789ab"
+	r := m.config.Runners[0]
+	j := jobOf(t, `{"id": 7, "job_info": {"time_in_queue_seconds": 61.5,
+		"project_jobs_running_on_instance_runners_count": "0"}}`)
+	m.ask(context.Background(), context.Background())
+	m.runJob(context.Background(), m.gitlab(r), r, j, 0)
+
+	answer := httptest.NewRecorder()
+	m.metrics.ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
+	of := `runner="` + r.shortToken() + `",runner_name="` + r.Name + `",system_id="r_0123456789ab"`
+	for _, line := range []string{
+		"# TYPE gitlab_runner_job_queue_duration_seconds histogram",
+		`gitlab_runner_job_queue_duration_seconds_bucket{` + of + `,project_jobs_running="0",le="60"} 0`,
+		`gitlab_runner_job_queue_duration_seconds_bucket{` + of + `,project_jobs_running="0",le="120"} 1`,
+		`gitlab_runner_job_queue_duration_seconds_sum{` + of + `,project_jobs_running="0"} 61.5`,
+		`gitlab_runner_jobs_total{` + of + `} 1`,
+		`gitlab_runner_jobs{` + of + `,state="running",stage="step_script",executor_stage="docker_run"} 0`,
+		`gitlab_runner_failed_jobs_total{runner="` + r.shortToken() + `",runner_name="` + r.Name +
+			`",failure_reason="runner_system_failure",mode="traditional"} 1`,
+		`gitlab_runner_api_request_statuses_total{runner="` + r.shortToken() +
+			`",system_id="r_0123456789ab",endpoint="request_job",status="204",method="post"} 1`,
+		"gitlab_runner_concurrent 2",
+	} {
+		if !strings.Contains(answer.Body.String(), line+"\n") {
+			t.Errorf("%s is not in\n%s", line, answer.Body)
+		}
+	}
+}
+
 func TestTraceIsMaskedAndResumedWhereGitLabLostIt(t *testing.T) {
 	fake := &fakeGitLab{}
 	server := httptest.NewServer(fake)
