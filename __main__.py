@@ -53,6 +53,7 @@ def main() -> None:
             leftovers=Leftovers(catalogue, gitlab),
             gitlab_config=providers["gitlab"],
             gitlab_url=settings.gitlab_url or url,
+            token_expiry=gitlab.token_expiry if gitlab is not None else None,
         ),
     )
     pulumi.export("hosts", fleet.hosts)

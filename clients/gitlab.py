@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Literal
 
 import gitlab
@@ -20,6 +21,7 @@ _CREATE = {"create_runner", "api"}
 _MANAGE = {"manage_runner", "api"}
 # Listing runners, which finding what an interrupted run left behind needs.
 _LIST = {"read_api", "api"}
+_TOKEN_EXPIRY = "query($id: CiRunnerID!) { runner(id: $id) { tokenExpiresAt } }"
 
 
 def instance_url(config: Mapping[str, str], environment: Mapping[str, str]) -> str:
@@ -94,6 +96,27 @@ class GitLab:
             if refused.status == requests.codes.not_found:
                 return False
             raise
+
+    def token_expiry(self, runner: int) -> datetime | None:
+        """When a runner's authentication token expires; None for never, or where GitLab does not tell this token.
+
+        The Runners API tells it from 19.4 on, GraphQL in older ones too, but only to a token that may read.
+        """
+        try:
+            found = self._get(f"/runners/{runner}")
+        except _Refused as refused:
+            if refused.status == requests.codes.not_found:
+                return None
+            raise
+        expiry = found.get("token_expires_at")
+        if "token_expires_at" not in found and self.can_list:
+            with self._explained():
+                variables = {"id": f"gid://gitlab/Ci::Runner/{runner}"}
+                answer: Any = self._client.http_post(
+                    f"{self.url}/api/graphql", post_data={"query": _TOKEN_EXPIRY, "variables": variables}
+                )
+            expiry = ((answer.get("data") or {}).get("runner") or {}).get("tokenExpiresAt")
+        return datetime.fromisoformat(expiry) if expiry else None
 
     def delete_runner(self, runner: int) -> None:
         """Removes a registration by its id."""

@@ -1,7 +1,8 @@
 """The fleet: every runner on every host."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pulumi
@@ -20,7 +21,10 @@ from settings import DockerHost, OpenStackHost, Settings
 
 @dataclass(frozen=True)
 class FleetArgs:
-    """`gitlab_config` is the gitlab provider's configuration, `gitlab_url` is GitLab as the runners reach it."""
+    """`gitlab_config` is the gitlab provider's configuration, `gitlab_url` is GitLab as the runners reach it.
+
+    `token_expiry` is as in RegistrationArgs.
+    """
 
     project: str
     stack: str
@@ -29,6 +33,7 @@ class FleetArgs:
     leftovers: Leftovers
     gitlab_config: Mapping[str, str]
     gitlab_url: str
+    token_expiry: Callable[[int], datetime | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,12 +76,14 @@ class Fleet(pulumi.ComponentResource):
                 f"{args.stack}-{runner_name}",
                 RegistrationArgs(
                     runner=runner,
+                    key=f"gitlab-runners:runners.{runner_name}",
                     description=runner.description or f"{args.stack} {runner_name}",
                     pages=args.lookups.runner_pages.get(runner_name),
                     grace=settings.stop_grace_seconds,
                     protect=settings.protect,
                     leftovers=args.leftovers,
                     provider=provider,
+                    token_expiry=args.token_expiry,
                 ),
                 opts=pulumi.ResourceOptions(parent=self),
             )
@@ -88,6 +95,7 @@ class Fleet(pulumi.ComponentResource):
                         runner=runner,
                         manager=settings.manager,
                         token=registration.token,
+                        token_expiry=registration.token_expiry,
                         runner_id=registration.runner_id,
                         gitlab_url=args.gitlab_url,
                         connection=host.connection,

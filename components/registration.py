@@ -1,12 +1,15 @@
 """A runner's registration in GitLab and its authentication token."""
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import pulumi
 import pulumi_gitlab as gitlab
 
+from clients import ClientError
 from components.jobs_ended import JobsEnded, JobsEndedArgs
 from components.leftovers import Leftovers
 from settings import Runner
@@ -17,20 +20,24 @@ _DELETE_MARGIN_SECONDS = 300
 
 @dataclass(frozen=True)
 class RegistrationArgs:
-    """`description` is shown in GitLab; it also finds what an interrupted update registered.
+    """`key` is the runner's in the stack file. `description` is shown in GitLab; it also finds what an interrupted
+    update registered.
 
     `grace` is how long in seconds the jobs of a registration may keep it, `protect` keeps it from being removed or
     replaced. `pages` is the URL below which its owner's runners have their pages, None where that is unknown.
-    `provider` is not used for a runner with a token of its own.
+    `token_expiry` looks up when the token of a runner, given by its id, expires. `provider` and `token_expiry` are not
+    used for a runner with a token of its own.
     """
 
     runner: Runner
+    key: str
     description: str
     pages: str | None
     grace: int
     protect: bool
     leftovers: Leftovers
     provider: gitlab.Provider | None
+    token_expiry: Callable[[int], datetime | None] | None = None
 
 
 class Registration(pulumi.ComponentResource):
@@ -41,6 +48,8 @@ class Registration(pulumi.ComponentResource):
     runner_id: pulumi.Output[int | None]
     page: pulumi.Output[str | None]
     """URL of the runner's page; None where the token may not read the path that it needs."""
+    token_expiry: pulumi.Output[datetime | None]
+    """When the token expires; None for never, and where that is not known."""
 
     def __init__(self, name: str, args: RegistrationArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("gitlab-runners:gitlab:Registration", name, None, opts)
@@ -50,6 +59,7 @@ class Registration(pulumi.ComponentResource):
             self.token = pulumi.Output.secret(runner.token.get_secret_value())
             self.runner_id = pulumi.Output.from_input(None)
             self.page = pulumi.Output.from_input(None)
+            self.token_expiry = pulumi.Output.from_input(None)
         else:
             # Every field is written: one that is left out keeps what GitLab has.
             registered = gitlab.UserRunner(
@@ -82,7 +92,24 @@ class Registration(pulumi.ComponentResource):
             self.token = pulumi.Output.secret(registered.token)
             self.runner_id = registered.id.apply(int)
             self.page = registered.id.apply(lambda id_: args.pages and f"{args.pages}/{id_}")
+            self.token_expiry = registered.id.apply(lambda id_: self._look_at_expiry(args, int(id_)))
         self.register_outputs({"page": self.page})
+
+    async def _look_at_expiry(self, args: RegistrationArgs, runner_id: int) -> datetime | None:
+        if args.token_expiry is None:
+            return None
+        try:
+            expiry = await asyncio.to_thread(args.token_expiry, runner_id)
+        except ClientError as error:
+            pulumi.log.warn(f"{args.key}: cannot tell when its token expires: {error}")
+            return None
+        if expiry is not None and expiry - datetime.now(UTC) < timedelta(days=args.runner.expiry_warning_days):
+            ends = "expires" if expiry > datetime.now(UTC) else "has expired"
+            pulumi.log.warn(
+                f"{args.key}: its token {ends} on {expiry:%Y-%m-%d at %H:%M} UTC, and with it no job is taken; "
+                "change rotation (to today's date, for instance) and bring the stack up: it gets a new one"
+            )
+        return expiry
 
 
 def gitlab_provider(name: str, config: Mapping[str, str], opts: pulumi.ResourceOptions) -> gitlab.Provider:

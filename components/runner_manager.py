@@ -1,8 +1,9 @@
 """A runner manager: the gitlab-runner container on one host for one runner."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
@@ -12,7 +13,7 @@ import pulumi_docker as docker
 from components.docker_connection import DockerConnection
 from renderers.config_toml import ConfigToml, Dind, Limits, config_toml
 from renderers.daemon_json import dind_daemon_json
-from renderers.metrics import MANAGERS_LISTEN_ADDRESS
+from renderers.metrics import MANAGERS_LISTEN_ADDRESS, TOKEN_EXPIRY_LABEL
 from renderers.proxy import Proxy, proxy_environment
 from settings import Manager, Runner
 from settings import Proxy as ProxySettings
@@ -57,6 +58,7 @@ class RunnerManagerArgs:
     runner: Runner
     manager: Manager
     token: pulumi.Output[str]
+    token_expiry: pulumi.Output[datetime | None]
     runner_id: pulumi.Output[int | None]
     gitlab_url: str
     connection: DockerConnection
@@ -134,7 +136,7 @@ class RunnerManager(pulumi.ComponentResource):
             must_run=False,
             volumes=[shared],
             uploads=uploads,
-            labels=_container_labels(args.labels | {"gitlab-runners.configuration": _digest(volume.name, config)}),
+            labels=self._configuration_labels(args, _digest(volume.name, config)),
             # To delete first, as the docker provider does by default, would reach the host before the gate has looked.
             opts=on_host(self, delete_before_replace=False),
         )
@@ -161,6 +163,21 @@ class RunnerManager(pulumi.ComponentResource):
             ),
         )
         self.register_outputs({"container": self.container.name})
+
+    @staticmethod
+    def _configuration_labels(
+        args: RunnerManagerArgs, digest: pulumi.Output[str]
+    ) -> pulumi.Input[list[docker.ContainerLabelArgs]]:
+        labels = _container_labels(args.labels | {"gitlab-runners.configuration": digest})
+        if not args.metrics:
+            return labels
+
+        def with_expiry(expiry: datetime | None) -> list[docker.ContainerLabelArgs]:
+            # For the machine's metrics, which know nothing of GitLab.
+            more = {TOKEN_EXPIRY_LABEL: f"{expiry.timestamp():.0f}"} if expiry is not None else {}
+            return labels + _container_labels(more)
+
+        return args.token_expiry.apply(with_expiry)
 
     @staticmethod
     def _config_toml(name: str, args: RunnerManagerArgs, volume: docker.Volume) -> pulumi.Output[str]:
@@ -206,7 +223,7 @@ class RunnerManager(pulumi.ComponentResource):
         return pulumi.Output.all(args.token, args.runner_id, volume.mountpoint).apply(lambda known: render(*known))
 
 
-def _container_labels(labels: dict[str, pulumi.Input[str]]) -> list[docker.ContainerLabelArgs]:
+def _container_labels(labels: Mapping[str, pulumi.Input[str]]) -> list[docker.ContainerLabelArgs]:
     return [docker.ContainerLabelArgs(label=key, value=value) for key, value in labels.items()]
 
 

@@ -16,6 +16,8 @@ MANAGERS_LISTEN_ADDRESS = f":{METRICS_PORT}"
 """`listen_address` in a manager's config.toml."""
 RUNNER_LABEL = "gitlab-runners.runner"
 """Label of all that belongs to a runner on a host: its name in the stack."""
+TOKEN_EXPIRY_LABEL = "gitlab-runners.token-expiry"
+"""Label of a configuration whose token expires: when, in seconds since 1970."""
 NODE_EXPORTER_PACKAGE = "prometheus-node-exporter"
 _NODE_EXPORTER_PORT = 9100
 
@@ -62,6 +64,15 @@ METRICS_SERVER = dedent(f"""\
       [ -n "$manager" ] && docker inspect --format "$networks" "$manager" | head -n 1
     }}
 
+    # When the runner's token expires, if it does.
+    expiry_of_token() {{
+      local name=gitlab_runners_token_expiry_timestamp_seconds expiry
+      expiry=$(docker ps --all --filter "label={RUNNER_LABEL}=$1" --format '{{{{.Label "{TOKEN_EXPIRY_LABEL}"}}}}' |
+        grep -m 1 .) || return
+      printf '\\n# HELP %s When the authentication token expires.\\n# TYPE %s gauge\\n%s %s' \\
+        $name $name $name "$expiry"
+    }}
+
     answer() {{
       printf 'HTTP/1.0 %s\\r\\nContent-Type: text/plain; version=0.0.4; charset=utf-8\\r\\n' "$1"
       printf 'Content-Length: %d\\r\\n\\r\\n%s\\n' "$((${{#2}} + 1))" "$2"
@@ -80,7 +91,7 @@ METRICS_SERVER = dedent(f"""\
       fi
     elif [ "$runner" != "$path" ] && [[ $runner =~ ^[a-z0-9-]+$ ]]; then
       if address=$(address_of_manager "$runner") && metrics=$(metrics_of "$address" {METRICS_PORT}); then
-        answer '200 OK' "$metrics"
+        answer '200 OK' "$metrics$(expiry_of_token "$runner")"
       else
         answer '502 Bad Gateway' "no manager of runner $runner answers on this machine"
       fi

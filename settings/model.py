@@ -45,6 +45,7 @@ REGISTRATION_FIELDS = {
     "paused",
     "maintenance_note",
     "rotation",
+    "expiry_warning_days",
 }
 
 
@@ -406,6 +407,9 @@ class Runner(_Model):
     """Note for administrators."""
     rotation: int | NonEmpty | None = None
     """Any number or text, a date for instance. Changing it rotates the token: a new registration takes over."""
+    expiry_warning_days: int = Field(14, ge=0)
+    """From how many days before its token expires on the preview warns; where GitLab's administrators let runner tokens
+    expire."""
     limit: int | None = Field(None, ge=1)
     """Jobs at once on each host; `manager.concurrent` when absent."""
     image: NonEmpty = "debian:13-slim"

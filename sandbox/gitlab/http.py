@@ -6,7 +6,7 @@ https://docs.gitlab.com/api/rest/troubleshooting/ (error bodies).
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar
 
 from aiohttp import web
@@ -139,6 +139,6 @@ def paginated(request: web.Request, items: list[dict[str, Any]]) -> web.Response
     return web.json_response(items[(page - 1) * per_page : page * per_page], headers=headers)
 
 
-def now() -> str:
-    """The present, as GitLab writes it."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def now(later: timedelta = timedelta()) -> str:
+    """The present, or a time later than that, as GitLab writes it."""
+    return (datetime.now(UTC) + later).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,16 +1,17 @@
 """The instance around the runners: its version, users, groups and projects.
 
-Sources: https://docs.gitlab.com/api/metadata/, /api/users/, /api/groups/, /api/projects/ and
+Sources: https://docs.gitlab.com/api/metadata/, /api/users/, /api/groups/, /api/projects/, /api/settings/ and
 /api/personal_access_tokens/ of the same documentation.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from aiohttp import web
+from pydantic import Field
 
 from sandbox.gitlab.access import ANY_SCOPE, GROUPS, PROJECTS, Caller, authenticate
-from sandbox.gitlab.http import API, not_found, now
+from sandbox.gitlab.http import API, Parameters, forbidden, not_found, now, parameters
 from sandbox.store import Store
 
 # The GitLab that this sandbox behaves like.
@@ -18,6 +19,17 @@ GITLAB_VERSION = "19.4.1-ee"
 GITLAB_REVISION = "5a4d0b0c19e"
 
 Document = dict[str, Any]
+_SETTINGS = "gitlab_settings"
+# Two hours at least (Settings API).
+_Interval = Annotated[int, Field(ge=7200)]
+
+
+class _Settings(Parameters):
+    """For how many seconds the tokens of runners that are registered from now on hold; for ever when absent."""
+
+    runner_token_expiration_interval: _Interval | None = None
+    group_runner_token_expiration_interval: _Interval | None = None
+    project_runner_token_expiration_interval: _Interval | None = None
 
 
 class Instance:
@@ -34,6 +46,8 @@ class Instance:
             web.get(f"{API}/metadata", self._read_version),
             web.get(f"{API}/user", self._read_user),
             web.get(f"{API}/personal_access_tokens/self", self._read_own_access_token),
+            web.get(f"{API}/application/settings", self._settings),
+            web.put(f"{API}/application/settings", self._settings),
             web.get(f"{API}/projects/{{id}}", self._read_project),
             web.get(f"{API}/groups/{{id}}", self._read_group),
         ]
@@ -54,6 +68,23 @@ class Instance:
         shown = {field: token[field] for field in ("id", "name", "scopes", "user_id", "created_at")}
         state = {"revoked": False, "active": True, "last_used_at": now(), "expires_at": None, "description": ""}
         return web.json_response(shown | state)
+
+    async def _settings(self, request: web.Request) -> web.Response:
+        if not authenticate(self._store, request).is_admin:
+            raise forbidden()
+        changes = await parameters(request, _Settings) if request.method == "PUT" else _Settings()
+        settings = self._known_settings() | changes.model_dump(exclude_unset=True)
+        self._store.put(_SETTINGS, "1", settings)
+        return web.json_response(settings)
+
+    def _known_settings(self) -> Document:
+        return self._store.get(_SETTINGS, "1") or _Settings().model_dump()
+
+    def runner_token_interval(self, runner_type: str) -> int | None:
+        """Seconds for which the token of a new runner holds; None is for ever."""
+        prefix = {"group_type": "group_", "project_type": "project_"}.get(runner_type, "")
+        interval: int | None = self._known_settings()[f"{prefix}runner_token_expiration_interval"]
+        return interval
 
     async def _read_project(self, request: web.Request) -> web.Response:
         project = self.require_project(authenticate(self._store, request), request)

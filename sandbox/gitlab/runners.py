@@ -128,7 +128,9 @@ class Runners:
     def by_token(self, token: str) -> Document | None:
         """The runner with this authentication token."""
         matches = (r for r in self._store.list(RUNNERS) if secrets.compare_digest(r["token"].encode(), token.encode()))
-        return next(matches, None)
+        found = next(matches, None)
+        # ISO times of one zone compare as text.
+        return found if found is None or (found["token_expires_at"] or "9") > now() else None
 
     def heard_from(self, runner: Document, system_id: str | None, info: Document, address: str | None) -> None:
         """Note that a manager of `runner` has called: what makes it online."""
@@ -181,7 +183,7 @@ class Runners:
             "created_by": caller.user["id"],
             "created_at": now(),
             "contacted_at": None,
-            "token": _new_token(new.runner_type),
+            **self._new_token(new.runner_type),
         }
         complaints = _complaints(runner)
         if complaints:
@@ -392,9 +394,14 @@ class Runners:
                 self._store.delete(MANAGERS, f"{runner['id']}/{manager['system_id']}")
 
     def _with_new_token(self, runner: Document) -> web.Response:
-        runner["token"] = _new_token(runner["runner_type"])
+        runner |= self._new_token(runner["runner_type"])
         self._store.put(RUNNERS, str(runner["id"]), runner)
-        return web.json_response({"token": runner["token"], "token_expires_at": None}, status=201)
+        return web.json_response({field: runner[field] for field in ("token", "token_expires_at")}, status=201)
+
+    def _new_token(self, runner_type: str) -> Document:
+        interval = self._instance.runner_token_interval(runner_type)
+        end = now(timedelta(seconds=interval)) if interval is not None else None
+        return {"token": f"glrt-{_TOKEN_PARTITION[runner_type]}_{secrets.token_urlsafe(15)}", "token_expires_at": end}
 
     # Showing.
 
@@ -433,6 +440,7 @@ class Runners:
             "access_level": runner["access_level"],
             **{field: latest.get(field) for field in ("version", "revision", "platform", "architecture")},
             "contacted_at": runner["contacted_at"],
+            "token_expires_at": runner["token_expires_at"],
             "maintenance_note": runner["maintenance_note"] if self._may_change(caller, runner) else None,
             "projects": [self._instance.project(project) for project in projects if project],
             "groups": [self._instance.group(group) for group in groups if group],
@@ -448,12 +456,8 @@ def serves(runner: Document, project: Document) -> bool:
     )
 
 
-def _new_token(runner_type: str) -> str:
-    return f"glrt-{_TOKEN_PARTITION[runner_type]}_{secrets.token_urlsafe(15)}"
-
-
 def _credentials(runner: Document) -> Document:
-    return {"id": runner["id"], "token": runner["token"], "token_expires_at": None}
+    return {field: runner[field] for field in ("id", "token", "token_expires_at")}
 
 
 def _complaints(runner: Document) -> dict[str, str]:

@@ -34,8 +34,16 @@ def get(engine: Engine, tmp_path: Path, files: dict[str, str]) -> Get:
 
 
 def test_the_newest_manager_of_a_runner_answers(sandbox: Sandbox, project: Project, get: Get) -> None:
+    administration = sandbox.gitlab.settings.get()
+    administration.project_runner_token_expiration_interval = 10 * 24 * 60 * 60
+    administration.save()
     project.configure(lambda config: config["host"].update(metricsFrom=["127.0.0.1/32"]))
-    project.up()
+    try:
+        assert "runners.app: its token expires on" in project.up().output
+    finally:
+        administration.project_runner_token_expiration_interval = None
+        administration.save()
+    assert project.preview() == {}
     (host,) = project.outputs()["hosts"].values()
     assert project.outputs()["prometheusTargets"][1] == {
         "targets": [f"{host['addresses'][-1]}:{METRICS_PORT}"],
@@ -50,6 +58,7 @@ def test_the_newest_manager_of_a_runner_answers(sandbox: Sandbox, project: Proje
     head, _, body = get("/metrics/app").partition("\n\n")
     assert head.startswith("HTTP/1.0 200 OK\nContent-Type: text/plain; version=0.0.4; charset=utf-8\n")
     assert re.search(r'^gitlab_runner_jobs_total\{.*runner_name="sandbox-1-app".*\} 1$', body, re.MULTILINE)
+    assert re.search(r"^gitlab_runners_token_expiry_timestamp_seconds [1-9][0-9]{9}$", body, re.MULTILINE)
     # In the form that Prometheus reads, as far as its own program can tell.
     subprocess.run([promtool(), "check", "metrics"], input=body, text=True, check=True, capture_output=True)
     assert get("/metrics/other").startswith("HTTP/1.0 502 ")

@@ -125,6 +125,25 @@ def test_a_runner_is_created_read_updated_and_deleted(sandbox: Sandbox) -> None:
     assert sandbox.take(created).status_code == 403
 
 
+def test_tokens_expire_when_the_instance_says_so(sandbox: Sandbox) -> None:
+    administrator = sandbox.client(sandbox.tokens.administrator)
+    forever = sandbox.runner()
+    settings = administrator.settings.get()
+    settings.group_runner_token_expiration_interval = 7200
+    settings.save()
+    expiring = sandbox.runner()
+    assert expiring["token_expires_at"].endswith("Z")
+    platform = sandbox.client(sandbox.tokens.platform)
+    assert platform.runners.get(expiring["id"]).token_expires_at == expiring["token_expires_at"]
+    assert platform.runners.get(forever["id"]).token_expires_at is None
+    assert sandbox.take(expiring).status_code == 204
+    assert sandbox.runner(runner_type="project_type", project_id=PROJECT_A, group_id=None)["token_expires_at"] is None
+    with refusal(403):
+        platform.http_put("/application/settings", post_data={"runner_token_expiration_interval": 7200})
+    with refusal(400):
+        administrator.http_put("/application/settings", post_data={"runner_token_expiration_interval": 7199})
+
+
 def test_lists_are_filtered_and_paginated(sandbox: Sandbox) -> None:
     ids = [sandbox.runner(tag_list=["docker", f"n{n}"])["id"] for n in range(25)]
     other = sandbox.runner(runner_type="project_type", project_id=PROJECT_B, paused=True)["id"]

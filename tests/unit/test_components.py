@@ -5,6 +5,7 @@ import json
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pulumi
@@ -93,7 +94,9 @@ HOST = OpenStackHost(
 )
 
 
-def declare(host: OpenStackHost | DockerHost = HOST, **runners: Runner) -> dict[str, Any]:
+def declare(
+    host: OpenStackHost | DockerHost = HOST, token_expiry: datetime | None = None, **runners: Runner
+) -> dict[str, Any]:
     """Declares a fleet and returns its outputs."""
     machines = Machines("flavor-id", "image-id", ["network-id"], 1450) if isinstance(host, OpenStackHost) else None
     args = FleetArgs(
@@ -106,6 +109,7 @@ def declare(host: OpenStackHost | DockerHost = HOST, **runners: Runner) -> dict[
         leftovers=NoLeftovers(),  # type: ignore[arg-type]
         gitlab_config={"baseUrl": "https://gitlab.example/api/v4/", "token": "glpat-secret"},
         gitlab_url="https://gitlab.example",
+        token_expiry=lambda _runner: token_expiry,
     )
     outputs: dict[str, Any] = {}
 
@@ -401,6 +405,55 @@ def test_a_token_of_its_own_registers_nothing(registered: Registered) -> None:
     assert not registered.of("pulumi:providers:gitlab")
     assert config_toml(registered, "dev-1-app")["runners"][0]["token"] == "glrt-given"
     assert outputs["runners"]["app"]["id"] is None
+
+
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    said: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", said.append)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("days", "word"), [(13, "expires on "), (-1, "has expired on "), (15, None), (None, None)], ids=str
+)
+@pytest.mark.usefixtures("registered")
+def test_a_token_that_expires_soon_is_told_with_what_to_do(
+    warnings: list[str], days: int | None, word: str | None
+) -> None:
+    declare(token_expiry=datetime.now(UTC) + timedelta(days=days) if days is not None else None)
+    assert len(warnings) == (word is not None)
+    for line in warnings:
+        assert line.startswith(f"gitlab-runners:runners.app: its token {word}")
+        assert "change rotation" in line
+
+
+@pytest.mark.usefixtures("registered")
+def test_how_soon_is_the_stacks_to_say(warnings: list[str]) -> None:
+    runner = Runner(project=1, tags=("docker",), expiry_warning_days=30)
+    declare(token_expiry=datetime.now(UTC) + timedelta(days=29), app=runner)
+    assert len(warnings) == 1
+
+
+def test_metrics_know_when_a_token_expires(registered: Registered) -> None:
+    expiry = datetime(2099, 1, 1, tzinfo=UTC)
+    declare(HOST.model_copy(update={"metrics_from": ("198.51.100.7/32",)}), token_expiry=expiry)
+    labels = registered.inputs("Container", "dev-1-app-config")["labels"]
+    assert {"label": "gitlab-runners.token-expiry", "value": "4070908800"} in labels
+
+
+def test_a_configuration_says_nothing_of_it_where_nobody_asks(registered: Registered) -> None:
+    declare(token_expiry=datetime(2099, 1, 1, tzinfo=UTC))
+    labels = registered.inputs("Container", "dev-1-app-config")["labels"]
+    assert "gitlab-runners.token-expiry" not in {label["label"] for label in labels}
+
+
+def test_the_runner_cannot_rotate_its_token_itself(registered: Registered) -> None:
+    declare()
+    (runner,) = config_toml(registered, "dev-1-app")["runners"]
+    # It rotates what these say, unless it is told not to (commands/multi.go, resetOneRunnerToken).
+    assert not {"token_obtained_at", "token_expires_at"} & set(runner)
+    assert runner["feature_flags"]["FF_DISABLE_AUTOMATIC_TOKEN_ROTATION"] is True
 
 
 def test_an_existing_engine_gets_managers_and_no_machine(registered: Registered) -> None:

@@ -149,6 +149,10 @@ def test_a_token_is_not_shown() -> None:
         ({"host": HOST | {"sshFrom": []}}, "host.sshFrom: is empty; name at least one"),
         ({"host": HOST | {"sshFrom": ["192.0.2.7/24"]}}, 'host.sshFrom[0]: "192.0.2.7/24": is not a CIDR'),
         ({"host": HOST | {"sshFrom": ["0.0.0.0/0"]}}, 'host.sshFrom[0]: "0.0.0.0/0": lets the whole internet'),
+        (
+            {"runners": {"app": {"token": "glrt-x", "expiryWarningDays": 7}}},
+            "runners.app: expiryWarningDays is kept by the registration",
+        ),
         ({"host": HOST | {"metricsFrom": ["0.0.0.0/0"]}}, 'host.metricsFrom[0]: "0.0.0.0/0": lets the whole internet'),
         (
             {"host": HOST | {"metricsFrom": ["192.0.2.7/32"]}, "manager": {"advanced": {"listen_address": ":9252"}}},

@@ -1,0 +1,46 @@
+"""What the program asks GitLab, against answers of older and newer ones."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from clients.gitlab import GitLab
+
+URL = "https://gitlab.example"
+EXPIRY = datetime(2026, 12, 1, 12, tzinfo=UTC)
+
+
+def asked(
+    monkeypatch: pytest.MonkeyPatch, runner: dict[str, Any], scopes: set[str]
+) -> tuple[datetime | None, list[str]]:
+    """What a GitLab that shows a runner like this says about its token, and the paths that it was asked for."""
+    client = GitLab(URL, {"token": "glpat-x"}, {})
+    client._scopes = scopes
+    paths: list[str] = []
+
+    def get(path: str, **_: Any) -> dict[str, Any]:
+        paths.append(path)
+        return runner
+
+    def post(path: str, **_: Any) -> dict[str, Any]:
+        paths.append(path)
+        return {"data": {"runner": {"tokenExpiresAt": "2026-12-01T12:00:00Z"}}}
+
+    monkeypatch.setattr(client._client, "http_get", get)
+    monkeypatch.setattr(client._client, "http_post", post)
+    return client.token_expiry(7), paths
+
+
+def test_the_runners_api_tells_when_a_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"id": 7, "token_expires_at": "2026-12-01T12:00:00.000Z"}
+    assert asked(monkeypatch, known, {"manage_runner"}) == (EXPIRY, ["/runners/7"])
+    assert asked(monkeypatch, known | {"token_expires_at": None}, {"api"}) == (None, ["/runners/7"])
+
+
+def test_an_older_gitlab_tells_it_in_graphql(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked(monkeypatch, {"id": 7}, {"api"}) == (EXPIRY, ["/runners/7", f"{URL}/api/graphql"])
+
+
+def test_but_not_to_a_token_that_may_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked(monkeypatch, {"id": 7}, {"create_runner", "manage_runner"}) == (None, ["/runners/7"])
