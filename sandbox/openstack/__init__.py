@@ -1,11 +1,12 @@
-"""A double of an OpenStack cloud: Keystone, Glance, Neutron and Nova on one port, as DevStack lays them out.
+"""A double of an OpenStack cloud: Keystone, Glance, Neutron, Cinder and Nova on one port, as DevStack lays them out.
 
 It has as much of each API as the official OpenStack provider (gophercloud) and openstacksdk need for key pairs, server
-groups, servers, ports, security groups, rules and floating IPs, and answers as the real services do.
+groups, servers, volumes, ports, security groups, rules and floating IPs, and answers as the real services do.
 """
 
 from aiohttp import web
 
+from sandbox.openstack.cinder import Cinder
 from sandbox.openstack.glance import Glance
 from sandbox.openstack.keystone import Keystone
 from sandbox.openstack.lifecycle import Machines
@@ -25,16 +26,19 @@ def openstack_app(store: Store, machines: Machines) -> web.Application:
         store: where all state is kept; call `seed` on it first.
         machines: what servers boot into.
 
-    Identity is at /identity, the image service at /image, the network service at /network, and the compute service at
-    /compute; the catalog has their addresses, as the client sees the port.
+    Identity is at /identity, the image service at /image, the network service at /network, the block storage
+    service at /volume, and the compute service at /compute; the catalog has their addresses, as the client sees the
+    port.
     """
     keystone = Keystone(store)
     glance = Glance(store)
     neutron = Neutron(store)
-    servers = Servers(store, neutron, glance, machines)
+    cinder = Cinder(store)
+    servers = Servers(store, neutron, glance, cinder, machines)
     app = web.Application()
     app.add_subapp("/identity", keystone.app())
     app.add_subapp("/image", glance.app(keystone.caller))
     app.add_subapp("/network", neutron.app(keystone.caller))
+    app.add_subapp("/volume", cinder.app(keystone.caller))
     app.add_subapp("/compute", Nova(store, servers).app(keystone.caller))
     return app

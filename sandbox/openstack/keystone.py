@@ -25,6 +25,7 @@ _SERVICES = (
     ("compute", "nova", "/compute/v2.1"),
     ("network", "neutron", "/network"),
     ("image", "glance", "/image"),
+    ("block-storage", "cinder", "/volume/v3"),
 )
 
 _TITLES = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 409: "Conflict"}

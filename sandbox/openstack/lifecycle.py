@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from sandbox.openstack.cinder import Cinder
 from sandbox.openstack.common import LOG, ApiError, Document, now
 from sandbox.openstack.neutron import Neutron
 from sandbox.store import Store
@@ -74,9 +75,10 @@ def check_state(server: Document, action: str, states: tuple[str, ...]) -> None:
 class Lifecycle:
     """The servers of all projects, and the machines behind them."""
 
-    def __init__(self, store: Store, neutron: Neutron, machines: Machines) -> None:
+    def __init__(self, store: Store, neutron: Neutron, cinder: Cinder, machines: Machines) -> None:
         self._store = store
         self._neutron = neutron
+        self._cinder = cinder
         self._machines = machines
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -196,6 +198,8 @@ class Lifecycle:
                     self._neutron.remove_port(port)
                 else:
                     self._neutron.unbind(port)
+            for volume in self.server(id)["volumes"]:
+                self._cinder.detach(volume["id"], delete=volume["delete_on_termination"])
             self._store.delete("nova.server", id)
         del self._locks[id]
 

@@ -10,7 +10,15 @@ from aiohttp.typedefs import Handler
 from sandbox.openstack.common import ApiError, Caller, Document, caller_of, json_body, new_id
 from sandbox.openstack.lifecycle import Lifecycle, check_state, limit_of
 from sandbox.openstack.neutron import Neutron
-from sandbox.openstack.schema import InterfaceBody, NetworkChoice, RebuildBody, body_of, minor_version, validated
+from sandbox.openstack.schema import (
+    AttachmentBody,
+    InterfaceBody,
+    NetworkChoice,
+    RebuildBody,
+    body_of,
+    minor_version,
+    validated,
+)
 from sandbox.openstack.supplies import Supplies
 from sandbox.openstack.views import Views
 from sandbox.store import Store
@@ -42,6 +50,7 @@ class Parts:
     def __init__(self, store: Store, neutron: Neutron, life: Lifecycle, supplies: Supplies, views: Views) -> None:
         self._store = store
         self._neutron = neutron
+        self._cinder = supplies.cinder
         self._life = life
         self._supplies = supplies
         self._views = views
@@ -68,6 +77,9 @@ class Parts:
             ("GET", "os-interface/{port}", self._show_interface),
             ("DELETE", "os-interface/{port}", self._detach_interface),
             ("GET", "os-volume_attachments", self._list_volumes),
+            ("POST", "os-volume_attachments", self._attach_volume),
+            ("GET", "os-volume_attachments/{volume}", self._show_volume),
+            ("DELETE", "os-volume_attachments/{volume}", self._detach_volume),
             ("GET", "os-security-groups", self._list_groups),
         )
         root = "/servers/{id}"
@@ -226,12 +238,41 @@ class Parts:
         return web.Response(status=202)
 
     async def _list_volumes(self, _: web.Request, server: Document) -> web.Response:
-        volume = server["volume"]
-        attachments = []
-        if volume:
-            ids = {"id": volume["id"], "volumeId": volume["id"], "serverId": server["id"]}
-            attachments.append(ids | {"device": "/dev/vda"})
-        return web.json_response({"volumeAttachments": attachments})
+        return web.json_response({"volumeAttachments": [_attachment(server, each) for each in server["volumes"]]})
+
+    def _attached(self, request: web.Request, server: Document) -> Document:
+        id = request.match_info["volume"]
+        volumes: list[Document] = server["volumes"]
+        for volume in volumes:
+            if volume["id"] == id:
+                return volume
+        raise ApiError(404, f"Instance {server['id']} is not attached to volume {id}")
+
+    async def _show_volume(self, request: web.Request, server: Document) -> web.Response:
+        return web.json_response({"volumeAttachment": _attachment(server, self._attached(request, server))})
+
+    async def _attach_volume(self, request: web.Request, server: Document) -> web.Response:
+        wanted = await body_of(request, "volumeAttachment", AttachmentBody)
+        if self._cinder.volume(caller_of(request), wanted.volume_id) is None:
+            raise ApiError(404, f"Volume {wanted.volume_id} could not be found.")
+        self._supplies.free_volume(caller_of(request), wanted.volume_id)
+        check_state(server, "attach_volume", ("active", "stopped"))
+        taken = [volume["device"] for volume in server["volumes"]]
+        device = next(name for letter in "bcdefghij" if (name := f"/dev/vd{letter}") not in taken)
+        volume: Document = {"id": wanted.volume_id, "device": device}
+        volume["delete_on_termination"] = wanted.delete_on_termination
+        self._cinder.attach(volume["id"], server["id"], device)
+        self._life.change(server["id"], volumes=[*server["volumes"], volume])
+        return web.json_response({"volumeAttachment": _attachment(server, volume)})
+
+    async def _detach_volume(self, request: web.Request, server: Document) -> web.Response:
+        volume = self._attached(request, server)
+        if server["volume"] and volume["device"] == "/dev/vda":
+            raise ApiError(403, "Cannot detach a root device volume")
+        check_state(server, "detach_volume", ("active", "stopped"))
+        self._cinder.detach(volume["id"])
+        self._life.change(server["id"], volumes=[each for each in server["volumes"] if each != volume])
+        return web.Response(status=202)
 
     async def _list_groups(self, _: web.Request, server: Document) -> web.Response:
         ids = [id for port in self._life.ports(server) for id in port["security_groups"]]
@@ -258,6 +299,10 @@ def _interface(port: Document) -> Document:
         "port_state": port["status"],
         "fixed_ips": port["fixed_ips"],
     }
+
+
+def _attachment(server: Document, volume: Document) -> Document:
+    return {"id": volume["id"], "volumeId": volume["id"], "serverId": server["id"], "device": volume["device"]}
 
 
 def _metadata_key(request: web.Request, server: Document) -> str:

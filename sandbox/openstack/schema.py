@@ -206,6 +206,17 @@ class InterfaceBody(Body):
     tag: Tag | None = None
 
 
+class AttachmentBody(Body):
+    """`POST /servers/{id}/os-volume_attachments`."""
+
+    since = {"tag": 49, "delete_on_termination": 79}
+
+    volume_id: Uuid = Field(alias="volumeId")
+    device: str | None = None
+    tag: Tag | None = None
+    delete_on_termination: bool = False
+
+
 AnyBody = TypeVar("AnyBody", bound=Body)
 
 

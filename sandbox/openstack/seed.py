@@ -5,6 +5,7 @@ import secrets
 import uuid
 from dataclasses import dataclass
 
+from sandbox.openstack.cinder import seed_types
 from sandbox.openstack.common import Document, new_id, now
 from sandbox.openstack.keystone import hashed
 from sandbox.store import Store
@@ -50,6 +51,7 @@ def seed(store: Store) -> Credentials:
         _seed_compute(store)
         _seed_networks(store)
         store.put("openstack.credentials", USER, known)
+    seed_types(store)
     return Credentials(**known)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 from multidict import MultiMapping
 
+from sandbox.openstack.cinder import Cinder
 from sandbox.openstack.common import ApiError, Document, caller_of, json_body, new_id, now, page, sort, tags_match
 from sandbox.openstack.glance import Glance
 from sandbox.openstack.lifecycle import Lifecycle, Machines, check_state, limit_of, vm_state
@@ -42,14 +43,14 @@ class Action:
 class Servers:
     """The servers of all projects."""
 
-    def __init__(self, store: Store, neutron: Neutron, glance: Glance, machines: Machines) -> None:
+    def __init__(self, store: Store, neutron: Neutron, glance: Glance, cinder: Cinder, machines: Machines) -> None:
         self._store = store
         self._neutron = neutron
         self._glance = glance
         self._machines = machines
-        self.life = Lifecycle(store, neutron, machines)
+        self.life = Lifecycle(store, neutron, cinder, machines)
         self._views = Views(store, neutron, self.life)
-        self._supplies = Supplies(store, neutron, glance, self.life)
+        self._supplies = Supplies(store, neutron, glance, cinder, self.life)
         self._parts = Parts(store, neutron, self.life, self._supplies, self._views)
         self._actions = {
             "os-start": Action(self._start, ("stopped",)),
@@ -183,6 +184,7 @@ class Servers:
             server |= {"hostname": wanted.hostname or _hostname(name), "created": now(), "updated": now()}
             own_ports, ports = self._supplies.plug(caller, server, networks, groups)
             server |= {"own_ports": own_ports, "ports": ports}
+            server["volumes"] = self._supplies.attach(caller, server, wanted)
             self.life.create(server)
             created.append(server)
         first = brief(request, created[0])

@@ -1,6 +1,7 @@
 """What a new server needs: image, flavor, key pair, group, networks; found or refused as Nova does it."""
 
-from sandbox.openstack.common import ApiError, Caller, Document, new_id
+from sandbox.openstack.cinder import Cinder
+from sandbox.openstack.common import ApiError, Caller, Document
 from sandbox.openstack.glance import Glance
 from sandbox.openstack.lifecycle import Lifecycle, limit_of
 from sandbox.openstack.neutron import Neutron
@@ -11,23 +12,25 @@ from sandbox.store import Store
 class Supplies:
     """Where what servers need comes from."""
 
-    def __init__(self, store: Store, neutron: Neutron, glance: Glance, life: Lifecycle) -> None:
+    def __init__(self, store: Store, neutron: Neutron, glance: Glance, cinder: Cinder, life: Lifecycle) -> None:
         self._store = store
         self._neutron = neutron
         self._glance = glance
+        self.cinder = cinder
         self._life = life
 
     def root_volume(self, caller: Caller, wanted: ServerBody) -> Document | None:
-        """The volume that the server boots from, made from an image; None when it boots from the image itself."""
+        """Of what the volume is made from which the server boots; None when it boots from the image itself."""
         if wanted.image and self._glance.image(caller, wanted.image) is None:
             raise ApiError(400, "Can not find requested image")
         for device in wanted.block_device_mapping_v2:
             if device.source_type == "image" and self._glance.image(caller, device.uuid) is None:
                 raise ApiError(400, f"Block Device Mapping is Invalid: failed to get image {device.uuid}.")
-            if device.source_type in ("volume", "snapshot"):
-                message = f"Block Device Mapping is Invalid: failed to get {device.source_type} {device.uuid}."
-                raise ApiError(400, message)
-            if device.destination_type == "volume" and not device.volume_size:
+            if device.source_type == "snapshot":
+                raise ApiError(400, f"Block Device Mapping is Invalid: failed to get snapshot {device.uuid}.")
+            if device.source_type == "volume":
+                self.free_volume(caller, device.uuid)
+            elif device.destination_type == "volume" and not device.volume_size:
                 message = "Images with destination_type 'volume' need to have a non-zero size specified"
                 raise ApiError(400, f"Block Device Mapping is Invalid: {message}")
         roots = [device for device in wanted.block_device_mapping_v2 if device.boot_index == 0]
@@ -42,8 +45,32 @@ class Supplies:
             raise _boot_sequence()
         if root.destination_type == "local":
             return None
-        volume = {"id": new_id(), "image": root.uuid, "size": root.volume_size}
-        return volume | {"delete_on_termination": root.delete_on_termination}
+        return {"image": "" if root.source_type == "volume" else root.uuid}
+
+    def free_volume(self, caller: Caller, id: str) -> None:
+        """Refuse a volume that is not there or not free, ApiError 400."""
+        volume = self.cinder.volume(caller, id)
+        if volume is None:
+            raise ApiError(400, f"Block Device Mapping is Invalid: failed to get volume {id}.")
+        if volume["status"] != "available":
+            message = f"volume '{id}' status must be 'available'. Currently in '{volume['status']}'"
+            raise ApiError(400, f"Invalid volume: {message}")
+
+    def attach(self, caller: Caller, server: Document, wanted: ServerBody) -> list[Document]:
+        """Attach the volumes that the server was asked for, and what it shall know of them; the root comes first."""
+        attached: list[Document] = []
+        devices = [device for device in wanted.block_device_mapping_v2 if device.destination_type == "volume"]
+        for device in sorted(devices, key=lambda each: each.boot_index != 0):
+            id = device.uuid
+            if device.source_type != "volume":
+                id = str(self.cinder.provision(caller, device.volume_size or 1, device.uuid)["id"])
+            attached.append({"id": id, "delete_on_termination": device.delete_on_termination})
+        # The first letter is the root disk's, whichever that is.
+        first = ord("a") if server["volume"] else ord("b")
+        for number, volume in enumerate(attached):
+            volume["device"] = f"/dev/vd{chr(first + number)}"
+            self.cinder.attach(volume["id"], server["id"], volume["device"])
+        return attached
 
     def flavor(self, reference: str) -> Document:
         # A reference may be an address that ends in the id.

@@ -147,10 +147,5 @@ def _address_entry(address: str, kind: str, port: Document) -> Document:
 
 
 def _volumes_view(server: Document, minor: int) -> list[Document]:
-    volume = server["volume"]
-    if not volume:
-        return []
-    view = {"id": volume["id"]}
-    if minor >= _VOLUME_DELETION:
-        view["delete_on_termination"] = volume["delete_on_termination"]
-    return [view]
+    names = ("id", "delete_on_termination") if minor >= _VOLUME_DELETION else ("id",)
+    return [{name: volume[name] for name in names} for volume in server["volumes"]]

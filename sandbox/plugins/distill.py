@@ -14,6 +14,8 @@ RESOURCES = {
     "docker": ("container:Container", "remoteImage:RemoteImage", "volume:Volume"),
     "gitlab": ("userRunner:UserRunner",),
     "openstack": (
+        "blockstorage/volume:Volume",
+        "identity/ec2CredentialV3:Ec2CredentialV3",
         "instance:Instance",
         "keypair:Keypair",
         "serverGroup:ServerGroup",
@@ -22,6 +24,7 @@ RESOURCES = {
         "networking/port:Port",
         "networking/secGroup:SecGroup",
         "networking/secGroupRule:SecGroupRule",
+        "objectstorage/container:Container",
     ),
 }
 FUNCTIONS = {

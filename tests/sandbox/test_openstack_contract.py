@@ -84,6 +84,8 @@ def create(cloud: Cloud) -> Iterator[Create]:
 
     def _create(kind: str, **attributes: Any) -> Any:
         proxy = cloud.compute if kind in ("keypair", "server_group", "server") else cloud.network
+        if kind == "volume":
+            proxy = cloud.block_storage
         if kind not in ("ip", "security_group_rule"):
             attributes.setdefault("name", f"contract-{uuid.uuid4().hex[:12]}")
         resource = getattr(proxy, f"create_{kind}")(**attributes)
@@ -552,3 +554,94 @@ def test_a_wrong_server_is_refused(
     with pytest.raises(BadRequestException) as error:
         create("server", **{"networks": [{"uuid": network.id}], **server_attributes, **wrong})
     assert message in refusal(error)
+
+
+# Volumes
+
+
+@pytest.fixture
+def volumes(cloud: Cloud) -> Any:
+    """The block storage service, where the cloud has one."""
+    if not any(service["type"] in ("block-storage", "volumev3") for service in cloud.service_catalog):
+        pytest.skip("this cloud has no block storage")
+    return cloud.block_storage
+
+
+def _volume(cloud: Cloud, volume: Any, status: str = "available") -> Any:
+    found = cloud.block_storage.get_volume(volume.id)
+    return cloud.block_storage.wait_for_status(found, status, ["error"], interval=0.1, wait=BOOT_TIMEOUT_S)
+
+
+def _without(find: Callable[[], Any]) -> None:
+    for _ in iterate_timeout(BOOT_TIMEOUT_S, "It is not deleted.", wait=0.1):
+        if find() is None:
+            return
+
+
+@pytest.mark.usefixtures("volumes")
+def test_a_volume_is_made_found_changed_grown_and_deleted(cloud: Cloud, create: Create) -> None:
+    made = create("volume", size=1, description="contract", metadata={"stack": "contract"})
+    assert made.status in ("creating", "available")
+    volume = _volume(cloud, made)
+    assert (volume.size, volume.description, volume.metadata) == (1, "contract", {"stack": "contract"})
+    assert (volume.attachments, volume.is_bootable) == ([], False)
+    assert [each.id for each in cloud.block_storage.volumes(name=volume.name)] == [volume.id]
+    cloud.block_storage.extend_volume(volume, 2)
+    assert _volume(cloud, volume).size == 2
+    with pytest.raises(BadRequestException) as error:
+        cloud.block_storage.extend_volume(volume, 1)
+    assert "New size for extend must be greater than current size" in refusal(error)
+    cloud.block_storage.delete_volume(volume, ignore_missing=False)
+    _without(lambda: cloud.block_storage.find_volume(volume.id))
+
+
+@pytest.mark.parametrize("wrong", [{"size": 0}, {"volume_type": "no-such-type"}, {"availability_zone": "mars"}])
+@pytest.mark.usefixtures("volumes")
+def test_a_wrong_volume_is_refused(create: Create, wrong: dict[str, Any]) -> None:
+    with pytest.raises((BadRequestException, NotFoundException)):
+        create("volume", **{"size": 1, **wrong})
+
+
+@pytest.mark.usefixtures("volumes")
+def test_a_volume_belongs_to_a_server_until_that_goes(
+    cloud: Cloud, create: Create, network: Any, server_attributes: dict[str, Any]
+) -> None:
+    kept, gone = (_volume(cloud, create("volume", size=1)) for _ in range(2))
+    image = {"uuid": server_attributes["image_id"], "source_type": "image", "destination_type": "local"}
+    devices = [image | {"boot_index": 0, "delete_on_termination": True}]
+    for volume in (kept, gone):
+        devices.append(
+            {"uuid": volume.id, "source_type": "volume", "destination_type": "volume", "boot_index": -1}
+            | {"delete_on_termination": volume == gone}
+        )
+    wanted = {"networks": [{"uuid": network.id}], "block_device_mapping": devices, **server_attributes}
+    server = _wait(cloud, create("server", **wanted))
+    assert {each["id"] for each in server.attached_volumes} == {kept.id, gone.id}
+    attached = cloud.block_storage.get_volume(kept.id)
+    assert (attached.status, [each["server_id"] for each in attached.attachments]) == ("in-use", [server.id])
+    with pytest.raises(BadRequestException):
+        cloud.block_storage.delete_volume(kept.id, ignore_missing=False)
+    with pytest.raises(BadRequestException, match=r"failed to get volume|must be 'available'|status"):
+        create("server", **wanted)
+    # Only from this version on may a volume grow under a server.
+    extend = {"os-extend": {"new_size": 2}}
+    path = f"/volumes/{kept.id}/action"
+    assert cloud.block_storage.post(path, json=extend, microversion="3.41").status_code == 400
+    assert cloud.block_storage.post(path, json=extend, microversion="3.42").status_code == 202
+    assert _volume(cloud, kept, "in-use").size == 2
+    _delete(cloud, server)
+    assert _volume(cloud, kept).attachments == []
+    _without(lambda: cloud.block_storage.find_volume(gone.id))
+
+
+@pytest.mark.usefixtures("volumes")
+def test_a_volume_is_attached_to_a_server_and_detached(
+    cloud: Cloud, create: Create, network: Any, server_attributes: dict[str, Any]
+) -> None:
+    server = _wait(cloud, create("server", networks=[{"uuid": network.id}], **server_attributes))
+    volume = _volume(cloud, create("volume", size=1))
+    cloud.compute.create_volume_attachment(server, volume_id=volume.id)
+    _volume(cloud, volume, "in-use")
+    assert [each.volume_id for each in cloud.compute.volume_attachments(server)] == [volume.id]
+    cloud.compute.delete_volume_attachment(server, volume.id)
+    assert _volume(cloud, volume).attachments == []

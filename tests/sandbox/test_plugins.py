@@ -46,6 +46,7 @@ ASSOCIATION = "openstack:networking/floatingIpAssociate:FloatingIpAssociate"
 PORT = "openstack:networking/port:Port"
 GROUP = "openstack:networking/secGroup:SecGroup"
 RULE = "openstack:networking/secGroupRule:SecGroupRule"
+DISK = "openstack:blockstorage/volume:Volume"
 TIMEOUT_S = 20
 
 Plain = dict[str, Any]
@@ -645,6 +646,45 @@ def test_the_life_of_a_server(cloud: Client, image: str, network: str) -> None:
         cloud.delete(token, id, old)
         if token != ASSOCIATION:
             assert cloud.read(token, id, old, {})[0] == "", token
+
+
+def test_the_life_of_a_volume(cloud: Client, image: str, network: str) -> None:
+    inputs = {"name": "disk", "size": 20, "description": "d", "metadata": {"a": "1"}, "enableOnlineResize": True}
+    disk, state = cloud.create(DISK, inputs)
+    unchanged(cloud, DISK, disk, state, inputs)
+    assert (state["attachments"], state["volumeType"], state["availabilityZone"]) == ([], "__DEFAULT__", "nova")
+    server_inputs = {
+        "name": "vm",
+        "imageId": image,
+        "flavorId": "2",
+        "networks": [{"uuid": network}],
+        "blockDevices": [
+            {"sourceType": "image", "destinationType": "local", "uuid": image, "bootIndex": 0},
+            {"sourceType": "volume", "destinationType": "volume", "uuid": disk, "bootIndex": -1},
+        ],
+    }
+    server, server_state = cloud.create(INSTANCE, server_inputs)
+    unchanged(cloud, INSTANCE, server, server_state, server_inputs)
+    # That it is attached is the server's concern.
+    unchanged(cloud, DISK, disk, state, inputs)
+    assert cloud.read(DISK, disk, state, inputs)[1]["attachments"][0]["instanceId"] == server
+
+    larger = {**inputs, "size": 30, "metadata": {"a": "2"}}
+    assert cloud.plan(DISK, state, larger) == "update: metadata size"
+    with pytest.raises(PluginError, match="resizing online is disabled"):
+        cloud.update(DISK, disk, state, {**larger, "enableOnlineResize": False})
+    state = cloud.update(DISK, disk, state, larger)
+    unchanged(cloud, DISK, disk, state, larger)
+    with pytest.raises(PluginError, match="New size for extend must be greater than current size"):
+        cloud.update(DISK, disk, state, inputs)
+    assert cloud.plan(DISK, state, {**larger, "availabilityZone": "other"}) == "replace: availabilityZone"
+    assert cloud.plan(DISK, state, {**larger, "volumeType": "ssd"}) == "update: volumeType"
+
+    # One that is still attached is detached first.
+    cloud.delete(DISK, disk, state)
+    cloud.delete(DISK, disk, state)
+    assert cloud.read(DISK, disk, state, {})[0] == ""
+    cloud.delete(INSTANCE, server, server_state)
 
 
 def test_a_key_pair_without_a_public_key_brings_a_private_one(cloud: Client) -> None:

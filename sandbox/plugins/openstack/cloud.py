@@ -74,7 +74,9 @@ class Cloud:
         microversion: str | None = None,
         query: Mapping[str, Any] | None = None,
     ) -> Document:
-        """One request to `service` (compute, network or image); the answer's JSON object, empty where it has none.
+        """One request to `service` (compute, network, image or block_storage).
+
+        Returns the answer's JSON object, empty where it has none.
 
         Raises `Gone` for 404 and the SDK's `HttpException` for other failures.
         """
@@ -103,6 +105,10 @@ class Cloud:
     def network(self, method: str, path: str, body: Document | None = None, **query: Any) -> Document:
         """One request to Neutron."""
         return self.call("network", method, path, body=body, query=query)
+
+    def volume(self, method: str, path: str, body: Document | None = None, microversion: str | None = None) -> Document:
+        """One request to Cinder."""
+        return self.call("block_storage", method, path, body=body, microversion=microversion)
 
     def network_named(self, name: str) -> Document:
         """The one network of that name."""

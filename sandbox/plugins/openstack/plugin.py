@@ -8,6 +8,7 @@ from ..values import Plain
 from .cloud import Cloud, Gone, given, message_of, only
 from .compute import Instance, Keypair, ServerGroup
 from .networking import FloatingIp, FloatingIpAssociate, Port, SecGroup, SecGroupRule
+from .storage import Volume
 
 # The members of an image in Glance's API that are not its free properties.
 IMAGE_MEMBERS = frozenset(
@@ -42,13 +43,14 @@ class OpenStack(Plugin):
         super().__init__()
 
     def resources(self) -> list[Resource]:
-        """Compute and networking."""
+        """Compute, block storage and networking."""
         return [
             kind(self.cloud)
             for kind in (
                 Keypair,
                 ServerGroup,
                 Instance,
+                Volume,
                 SecGroup,
                 SecGroupRule,
                 Port,
