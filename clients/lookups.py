@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from clients import ClientError
 from clients.gitlab import GitLab
 from clients.openstack import Catalogue, docker_mtu
-from settings import OpenStackHost, Settings
+from settings import DockerVolume, OpenStackHost, Settings
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,14 @@ class Machines:
 class Lookups:
     """`machines` is None for a Docker Engine that exists; `runner_pages` are URLs by runner, None where unknown.
 
-    `unfinished_machines` are names of those that Nova does not have, or has in an error or still in the making.
+    `unfinished_machines` are names of those that Nova does not have, or has in an error or still in the making;
+    `broken_volumes` are names of machines for which Cinder has a volume that it could not make.
     """
 
     machines: Machines | None
     runner_pages: dict[str, str | None]
     unfinished_machines: frozenset[str] = frozenset()
+    broken_volumes: frozenset[str] = frozenset()
 
 
 def machine_names(stack: str, count: int) -> list[str]:
@@ -47,11 +50,26 @@ def look_up(stack: str, settings: Settings, catalogue: Catalogue, gitlab: GitLab
     if not isinstance(host, OpenStackHost):
         return Lookups(None, pages)
     machines = _machines(host, catalogue)
+    names = machine_names(stack, host.count)
+    broken = _check_volume(host.docker_volume, stack, names, catalogue) if host.docker_volume is not None else set()
     unfinished: set[str] = set()
     if catalogue.is_connected or not preview:
-        names = machine_names(stack, host.count)
         unfinished = set(names) - catalogue.finished_servers(stack)
-    return Lookups(machines, pages, frozenset(unfinished))
+    return Lookups(machines, pages, frozenset(unfinished), frozenset(broken))
+
+
+def _check_volume(wanted: DockerVolume, stack: str, machines: list[str], catalogue: Catalogue) -> set[str]:
+    """Refuses what no volume can become; names of machines with a volume that Cinder could not make."""
+    if wanted.type is not None:
+        catalogue.volume_type(wanted.type)
+    volumes = [volume for volume in catalogue.volumes(stack) if volume.name in machines]
+    for volume in volumes:
+        if volume.attached and wanted.size < volume.size:
+            raise ClientError(
+                f"host.dockerVolume.size: {wanted.size}: volume {volume.name} has {volume.size} GiB, and volumes only "
+                "grow; for a smaller one remove dockerVolume, update the stack and set it again"
+            )
+    return {volume.name for volume in volumes if volume.failed and not volume.attached}
 
 
 def _machines(host: OpenStackHost, catalogue: Catalogue) -> Machines:

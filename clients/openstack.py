@@ -43,6 +43,8 @@ _AUTH = {
 _CONNECTION = {"cloud": "cloud", "region": "region_name", "cacertFile": "cacert", "cert": "cert", "key": "key"}
 CONFIGURATION = (*_AUTH, *_CONNECTION, "insecure")
 """Keys of the provider's configuration that `connect` takes."""
+STACK_METADATA = "pulumi-stack"
+"""Key of the metadata that name the stack of a machine and its volume."""
 _TIMEOUT_SECONDS = 60
 # Status of a server that is being made, or that could not be made (Compute API, "Server status").
 _UNFINISHED = frozenset({"BUILD", "ERROR"})
@@ -54,6 +56,16 @@ class Network:
 
     id: str
     mtu: int
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A Cinder volume of a stack: its size in GiB, whether a server has it, and whether it could not be made."""
+
+    name: str
+    size: int
+    attached: bool
+    failed: bool
 
 
 def connect(config: Mapping[str, str]) -> Connection:
@@ -128,6 +140,28 @@ class Catalogue:
             servers = list(self.connection.compute.servers(name=f"^{re.escape(prefix)}"))
         unfinished = {server.name for server in servers if server.status in _UNFINISHED}
         return {server.name for server in servers} - unfinished
+
+    def volumes(self, stack: str) -> list[Volume]:
+        """The volumes made for a stack's machines, which carry its name in their metadata."""
+        with explained():
+            self._need_block_storage()
+            found = list(self.connection.block_storage.volumes())
+        return [
+            Volume(volume.name, volume.size, bool(volume.attachments), volume.status == "error")
+            for volume in found
+            if (volume.metadata or {}).get(STACK_METADATA) == stack
+        ]
+
+    def volume_type(self, name: str) -> str:
+        """Id of a volume type given by name or id."""
+        with explained():
+            self._need_block_storage()
+            known = list(self.connection.block_storage.types())
+        return _the_one("volume type", name, [kind for kind in known if name in (kind.name, kind.id)], known)
+
+    def _need_block_storage(self) -> None:
+        if self.connection.endpoint_for("block-storage") is None:
+            raise ClientError("host.dockerVolume: this cloud has no block storage (Cinder) in its catalogue")
 
     def flavor_id(self, name: str) -> str:
         """Id of a flavor given by name or id."""

@@ -28,6 +28,7 @@ _PATIENCE_SECONDS = 60
 _CLOUD_INIT_FAILED = 210
 _CLOUD_INIT_RUNS = 211
 _MTU_FAILED = 212
+_VOLUME_FAILED = 213
 # `cloud-init status` exits with 1 for errors, with 2 for warnings (cloud-init docs, "Reported status").
 _MACHINE_IS_READY = f"""\
 timeout {_PATIENCE_SECONDS} cloud-init status --wait >/dev/null
@@ -36,6 +37,10 @@ case $? in
   124) exit {_CLOUD_INIT_RUNS} ;;
 esac
 check-mtu || exit {_MTU_FAILED}
+if systemctl is-failed --quiet mount-docker-volume.service 2>/dev/null; then
+  journalctl --quiet --no-pager --output=cat --lines=3 --unit=mount-docker-volume.service
+  exit {_VOLUME_FAILED}
+fi
 docker version --format '{{{{.Server.Version}}}}'"""
 _DOCKER_ANSWERS = "docker version --format '{{.Server.Version}}'"
 
@@ -80,6 +85,11 @@ async def machine_ready(machine: Machine, timeout: int, report: Callable[[str], 
             raise _NotYet("cloud-init has not ended")
         if answer.status == _MTU_FAILED:
             raise ClientError(f"{machine}: {_line(answer.error)}")
+        if answer.status == _VOLUME_FAILED:
+            raise ClientError(
+                f"{machine}: Docker's volume cannot be used: {_line(answer.output)}; "
+                "see `sudo journalctl -u mount-docker-volume` on the host"
+            )
         if answer.status != 0:
             raise _NotYet(f"Docker does not answer: {_line(answer.error)}")
         return answer.output

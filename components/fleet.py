@@ -8,6 +8,7 @@ from typing import Any
 import pulumi
 
 from clients.lookups import Lookups, Machines, machine_names
+from clients.openstack import STACK_METADATA
 from components.docker_connection import DockerConnection, DockerConnectionArgs
 from components.drain import SERVER_LABEL, Drain, DrainArgs
 from components.host_group import HostGroup, HostGroupArgs
@@ -156,10 +157,11 @@ class Fleet(pulumi.ComponentResource):
                     host=host,
                     group=group,
                     found=found,
-                    metadata={"pulumi-project": args.project, "pulumi-stack": args.stack},
+                    metadata={"pulumi-project": args.project, STACK_METADATA: args.stack},
                     description=f"{description}, host {name}",
                     leftovers=args.leftovers,
                     unfinished=name in args.lookups.unfinished_machines,
+                    volume_broken=name in args.lookups.broken_volumes,
                 ),
                 opts=pulumi.ResourceOptions(parent=self),
             )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pulumi
 from openstack.connection import Connection
+from openstack.exceptions import raise_from_response
 
 from clients.gitlab import GitLab, Scope
 from clients.openstack import Catalogue, explained
@@ -22,6 +23,8 @@ Providers on Terraform's SDK v2 take such a resource for complete otherwise, and
 or start. "#initerror" is how the engine names the mark that it puts on it (pkg/resource/deploy/step_generator.go).
 """
 _SECONDS_TO_DELETE = 300
+# From this version of its API on Cinder extends volumes that are in use.
+_EXTENDS_IN_USE = "3.42"
 
 
 class Leftovers:
@@ -31,6 +34,7 @@ class Leftovers:
         self._catalogue = catalogue
         self._gitlab = gitlab
         self._hook = pulumi.ResourceHook("remove-leftovers", self._remove)
+        self._growth = pulumi.ResourceHook("finish-growth", self._grow)
 
     def before_create(self, parent: pulumi.Resource, **options: Any) -> pulumi.ResourceOptions:
         """Resource options with the hook, and with whatever else is given.
@@ -38,7 +42,20 @@ class Leftovers:
         A replacement is made before the old one goes. (Providers delete first what has a name given, for names that
         must be unique; the names of what we declare need not be, or contain what they stand for.)
         """
-        hooks = pulumi.ResourceHookBinding(before_create=[self._hook])
+        return self._options(parent, pulumi.ResourceHookBinding(before_create=[self._hook]), options)
+
+    def of_volume(self, parent: pulumi.Resource, **options: Any) -> pulumi.ResourceOptions:
+        """The same for a volume, which may also have broken off while it grew.
+
+        What an update asked for stands in the state although it failed, so the provider would see nothing left to do.
+        """
+        binding = pulumi.ResourceHookBinding(before_create=[self._hook], before_update=[self._growth])
+        return self._options(parent, binding, options)
+
+    @staticmethod
+    def _options(
+        parent: pulumi.Resource, hooks: pulumi.ResourceHookBinding, options: dict[str, Any]
+    ) -> pulumi.ResourceOptions:
         return pulumi.ResourceOptions(parent=parent, hooks=hooks, delete_before_replace=False, **options)
 
     async def _remove(self, args: pulumi.ResourceHookArgs) -> None:
@@ -52,6 +69,16 @@ class Leftovers:
                 remover(self._catalogue.connection, dict(args.new_inputs or {}))
 
         await asyncio.to_thread(remove)
+
+    async def _grow(self, args: pulumi.ResourceHookArgs) -> None:
+        size = int((args.new_inputs or {})["size"])
+        if size == int((args.old_inputs or {})["size"]):
+
+            def grow() -> None:
+                with explained():
+                    _finish_growth(self._catalogue.connection, str(args.id), size)
+
+            await asyncio.to_thread(grow)
 
     def _remove_runner(self, runner: dict[str, Any]) -> None:
         if self._gitlab is None:
@@ -78,6 +105,28 @@ def _instance(cloud: Connection, inputs: dict[str, Any]) -> None:
             _said("server", server)
             cloud.compute.delete_server(found)
             cloud.compute.wait_for_delete(found, wait=_SECONDS_TO_DELETE)
+
+
+def _volume(cloud: Connection, inputs: dict[str, Any]) -> None:
+    for volume in cloud.block_storage.volumes(name=inputs["name"]):
+        if volume.description == inputs["description"] and not volume.attachments:
+            _said("volume", volume.id)
+            # It cannot be deleted while it is being made.
+            if volume.status in {"creating", "downloading"}:
+                cloud.block_storage.wait_for_status(volume, "available", ["error"], wait=_SECONDS_TO_DELETE)
+            cloud.block_storage.delete_volume(volume.id)
+            cloud.block_storage.wait_for_delete(volume, wait=_SECONDS_TO_DELETE)
+
+
+def _finish_growth(cloud: Connection, id_: str, size: int) -> None:
+    volume = cloud.block_storage.get_volume(id_)
+    if volume.size < size:
+        pulumi.log.warn(f"growing volume {id_} to {size} GiB, which an interrupted update had begun")
+        body = {"os-extend": {"new_size": size}}
+        raise_from_response(cloud.block_storage.post(f"/volumes/{id_}/action", json=body, microversion=_EXTENDS_IN_USE))
+        cloud.block_storage.wait_for_status(
+            cloud.block_storage.get_volume(id_), volume.status, ["error_extending"], wait=_SECONDS_TO_DELETE
+        )
 
 
 def _port(cloud: Connection, inputs: dict[str, Any]) -> None:
@@ -140,6 +189,7 @@ def _server_group(cloud: Connection, inputs: dict[str, Any]) -> None:
 
 
 _REMOVERS: dict[str, Callable[[Connection, dict[str, Any]], None]] = {
+    "openstack:blockstorage/volume:Volume": _volume,
     "openstack:compute/instance:Instance": _instance,
     "openstack:compute/keypair:Keypair": _key_pair,
     "openstack:compute/serverGroup:ServerGroup": _server_group,

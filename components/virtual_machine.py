@@ -14,6 +14,7 @@ from components.host_group import HostGroup
 from components.host_key import HostKey
 from components.leftovers import BROKEN_OFF, Leftovers
 from renderers.cloud_init import CloudInit, user_data
+from renderers.docker_volume import DockerVolume
 from renderers.proxy import Proxy
 from renderers.prune import Prune
 from settings import OpenStackHost
@@ -23,7 +24,8 @@ from settings import OpenStackHost
 class VirtualMachineArgs:
     """A machine of the stack. `description` marks what is made, as in HostGroupArgs; `metadata` is Nova's.
 
-    `unfinished` says that no job can be running there: Nova has no such server, or did not finish one.
+    `unfinished` says that no job can be running there: Nova has no such server, or did not finish one. `volume_broken`
+    says that Cinder could not make a volume for it.
     """
 
     host: OpenStackHost
@@ -33,13 +35,14 @@ class VirtualMachineArgs:
     description: str
     leftovers: Leftovers
     unfinished: bool
+    volume_broken: bool = False
 
 
 class VirtualMachine(pulumi.ComponentResource):
-    """Host key, ports, server and floating IP.
+    """Host key, ports, volume, server and floating IP.
 
     Whatever would wipe the machine or restart it under its jobs (flavor, image, user_data, …) replaces it instead: the
-    new machine, with ports and a floating IP of its own, is there before the old one goes.
+    new machine, with ports, a volume and a floating IP of its own, is there before the old one goes.
     """
 
     instance: openstack.compute.Instance
@@ -56,25 +59,28 @@ class VirtualMachine(pulumi.ComponentResource):
         host, group = args.host, args.group
         key = HostKey(name, opts=pulumi.ResourceOptions(parent=self))
         self.host_key = key.public_key
-        data = pulumi.Output.all(key.private_key, key.public_key).apply(
-            lambda keys: user_data(
-                CloudInit(
-                    user=host.ssh.user,
-                    mtu=args.found.mtu,
-                    install_docker=host.docker == "distribution",
-                    host_key_private=keys[0],
-                    host_key_public=keys[1],
-                    ca_certificates=host.ca_certificates,
-                    registry_mirrors=host.registry_mirrors,
-                    proxy=Proxy(host.proxy.http, host.proxy.https, host.proxy.no_proxy) if host.proxy else None,
-                    prune=Prune(host.prune.older_than_hours, host.prune.free_percent) if host.prune else None,
-                    metrics=bool(host.metrics_from),
-                )
-            )
-        )
-        trigger = self._trigger(args, data)
         # An update that breaks off on a machine that works must not replace it: its port would first be taken from it.
         mended = BROKEN_OFF if args.unfinished else []
+        volume = None
+        if host.docker_volume is not None:
+            volume = openstack.blockstorage.Volume(
+                name,
+                name=name,
+                description=args.description,
+                size=host.docker_volume.size,
+                volume_type=host.docker_volume.type,
+                availability_zone=host.docker_volume.availability_zone,
+                enable_online_resize=True,
+                metadata=args.metadata,
+                opts=args.leftovers.of_volume(
+                    self,
+                    # All that makes it another machine, but for the volume's own id.
+                    replacement_trigger=self._trigger(args, self._user_data(args, key, "")),
+                    replace_on_changes=BROKEN_OFF if args.unfinished or args.volume_broken else [],
+                ),
+            )
+        data = self._user_data(args, key, volume.id if volume is not None else None)
+        trigger = self._trigger(args, data)
         ports = [
             openstack.networking.Port(
                 name if index == 0 else f"{name}-{index + 1}",
@@ -102,7 +108,7 @@ class VirtualMachine(pulumi.ComponentResource):
                 if group.server_group_id is not None
                 else None
             ),
-            **self._disk(args),
+            **self._disks(args, volume),
             opts=args.leftovers.before_create(
                 self,
                 replacement_trigger=trigger,
@@ -140,36 +146,69 @@ class VirtualMachine(pulumi.ComponentResource):
         self.register_outputs({"addresses": self.addresses})
 
     @staticmethod
-    def _disk(args: VirtualMachineArgs) -> dict[str, Any]:
-        volume = args.host.boot_volume
-        if volume is None:
-            return {"image_id": args.found.image_id}
-        return {
-            "block_devices": [
-                openstack.compute.InstanceBlockDeviceArgs(
-                    uuid=args.found.image_id,
-                    source_type="image",
-                    destination_type="volume",
-                    boot_index=0,
-                    volume_size=volume.size,
-                    volume_type=volume.type,
-                    delete_on_termination=True,
+    def _user_data(args: VirtualMachineArgs, key: HostKey, volume_id: pulumi.Input[str] | None) -> pulumi.Output[str]:
+        host = args.host
+
+        def render(private_key: str, public_key: str, volume_id: str | None) -> str:
+            return user_data(
+                CloudInit(
+                    user=host.ssh.user,
+                    mtu=args.found.mtu,
+                    install_docker=host.docker == "distribution",
+                    host_key_private=private_key,
+                    host_key_public=public_key,
+                    ca_certificates=host.ca_certificates,
+                    registry_mirrors=host.registry_mirrors,
+                    proxy=Proxy(host.proxy.http, host.proxy.https, host.proxy.no_proxy) if host.proxy else None,
+                    prune=Prune(host.prune.older_than_hours, host.prune.free_percent) if host.prune else None,
+                    metrics=bool(host.metrics_from),
+                    docker_volume=DockerVolume(volume_id) if volume_id is not None else None,
                 )
-            ]
-        }
+            )
+
+        return pulumi.Output.all(key.private_key, key.public_key, volume_id).apply(lambda known: render(*known))
+
+    @staticmethod
+    def _disks(args: VirtualMachineArgs, volume: openstack.blockstorage.Volume | None) -> dict[str, Any]:
+        boot, image = args.host.boot_volume, args.found.image_id
+        device = openstack.compute.InstanceBlockDeviceArgs
+        root = device(
+            uuid=image, source_type="image", destination_type="local", boot_index=0, delete_on_termination=True
+        )
+        if boot is not None:
+            root = device(
+                uuid=image,
+                source_type="image",
+                destination_type="volume",
+                boot_index=0,
+                volume_size=boot.size,
+                volume_type=boot.type,
+                delete_on_termination=True,
+            )
+        elif volume is None:
+            return {"image_id": image}
+        disks: dict[str, Any] = {"block_devices": [root], "image_id": image if boot is None else None}
+        if volume is not None:
+            # There before the first boot. It is the stack's, which deletes it after the machine.
+            disks["block_devices"].append(
+                device(uuid=volume.id, source_type="volume", destination_type="volume", boot_index=-1)
+            )
+        return disks
 
     @staticmethod
     def _trigger(args: VirtualMachineArgs, data: pulumi.Output[str]) -> pulumi.Output[str]:
         """Digest of all that makes it another machine. (A digest of a secret of high entropy is not one.)"""
         host = args.host
-        volume = host.boot_volume
-        parts = [
+        boot, volume = host.boot_volume, host.docker_volume
+        parts: list[Any] = [
             args.found.flavor_id,
             args.found.image_id,
             args.found.network_ids,
-            [volume.size, volume.type] if volume is not None else None,
+            [boot.size, boot.type] if boot is not None else None,
             host.availability_zone,
         ]
+        if volume is not None:
+            parts.append([volume.type, volume.availability_zone])
         text = pulumi.Output.all(data, args.group.key_pair).apply(
             lambda inputs: sha256(json.dumps([*parts, *inputs]).encode()).hexdigest()
         )

@@ -4,6 +4,7 @@ from settings.load import SettingsError, load
 from settings.model import (
     BootVolume,
     DockerHost,
+    DockerVolume,
     KeyPair,
     Limits,
     Manager,
@@ -18,6 +19,7 @@ from settings.model import (
 __all__ = [
     "BootVolume",
     "DockerHost",
+    "DockerVolume",
     "KeyPair",
     "Limits",
     "Manager",

@@ -251,6 +251,18 @@ class BootVolume(_Model):
     """Volume type; the cloud's default when absent."""
 
 
+class DockerVolume(_Model):
+    """A Cinder volume for Docker's data: images, containers, volumes, build cache. It belongs to its machine: another
+    machine gets a new one, and it is deleted with the machine."""
+
+    size: int = Field(ge=1)
+    """Size in GiB. A larger one grows the volume in place, under running jobs; a smaller one is refused."""
+    type: NonEmpty | None = None
+    """Volume type; the cloud's default when absent. Another one replaces the machines."""
+    availability_zone: NonEmpty | None = None
+    """Cinder availability zone; the cloud's default when absent. Another one replaces the machines."""
+
+
 class Prune(_Model):
     """What the machines remove by themselves: what jobs left behind and no container uses, looked at every quarter of
     an hour. The managers' images and volumes, and what jobs use, stay."""
@@ -307,6 +319,8 @@ class OpenStackHost(_Model):
     """External network from which each machine gets a floating IP."""
     boot_volume: BootVolume | None = None
     """Boot from a volume instead of the flavor's local disk."""
+    docker_volume: DockerVolume | None = None
+    """Keep Docker's data on a volume of its own instead of the disk that the machine boots from."""
     availability_zone: NonEmpty | None = None
     """Nova availability zone."""
     anti_affinity: Literal["soft", "hard", "none"] = "soft"

@@ -77,6 +77,7 @@ class Clouds:
             # Routers have ports of their own.
             "ports": _count(port for port in cloud.network.ports() if "router" not in (port.device_owner or "")),
             "floating IPs": _count(cloud.network.ips()),
+            "disks": _count(cloud.block_storage.volumes()) if has_block_storage(cloud) else 0,
             "security groups": len(groups),
             "security group rules": sum(len(group.security_group_rules) for group in groups),
         }
@@ -104,6 +105,9 @@ class Sandbox(Clouds):
         for server in cloud.compute.servers():
             cloud.compute.delete_server(server)
             cloud.compute.wait_for_delete(server)
+        for volume in cloud.block_storage.volumes():
+            cloud.block_storage.delete_volume(volume.id)
+            cloud.block_storage.wait_for_delete(volume)
         for address in cloud.network.ips():
             cloud.network.delete_ip(address)
         for port in cloud.network.ports():
@@ -149,6 +153,7 @@ NOTHING = {
     "server groups": 0,
     "ports": 0,
     "floating IPs": 0,
+    "disks": 0,
     "security groups": 0,
     "security group rules": 0,
     "runners": 0,
@@ -315,6 +320,11 @@ def inside(engine: Engine, command: str) -> str:
     environment = [f"LD_LIBRARY_PATH={libraries}", f"XTABLES_LIBDIR={libraries}/xtables"]
     words = [*engine.enter(), "env", *environment, "sh", "-c", f"PATH=/run/bin:$PATH:{engine.tools}; {command}"]
     return subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def has_block_storage(cloud: Connection) -> bool:
+    """Whether the cloud has Cinder."""
+    return cloud.endpoint_for("block-storage") is not None
 
 
 def _count(things: Iterable[Any]) -> int:

@@ -14,6 +14,7 @@ WHOLE = NOTHING | {
     "key pairs": 1,
     "ports": 1,
     "floating IPs": 1,
+    "disks": 1,
     "security groups": 1,
     "security group rules": 3,
     "runners": 1,
@@ -32,6 +33,7 @@ CREATIONS = {
     "security group": "/network/v2.0/security-groups$",
     "security group rule": "/network/v2.0/security-group-rules$",
     "port": "/network/v2.0/ports$",
+    "disk": "/volume/.*/volumes$",
     "server": "/compute/.*/servers$",
     "floating IP": "/network/v2.0/floatingips$",
     "runner": "/api/v4/user/runners$",
@@ -64,6 +66,7 @@ class Trial:
 def trial(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     project = Project(sandbox, tmp_path_factory.mktemp("project"))
     project.configure(lambda config: config["runners"].pop("team"))
+    project.configure(lambda config: config["host"].update(dockerVolume={"size": 20}))
     sandbox.control("DELETE", "requests")
     yield Trial(project, sandbox)
     sandbox.control("DELETE", "faults")

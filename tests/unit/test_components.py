@@ -68,6 +68,8 @@ class NoLeftovers:
     def before_create(self, parent: pulumi.Resource, **options: Any) -> pulumi.ResourceOptions:
         return pulumi.ResourceOptions(parent=parent, **options)
 
+    of_volume = before_create
+
 
 class NoCallbacks:
     def register_resource_hook(self, _hook: pulumi.ResourceHook) -> None:
@@ -273,6 +275,44 @@ def test_booting_from_a_volume_sets_no_image_of_its_own(registered: Registered) 
     assert "imageId" not in instance
     (device,) = instance["blockDevices"]
     assert (device["uuid"], device["volumeSize"], device["deleteOnTermination"]) == ("image-id", 40, True)
+
+
+def with_volume(**changes: Any) -> OpenStackHost:
+    return OpenStackHost.model_validate({**HOST.model_dump(), "docker_volume": {"size": 100}, **changes})
+
+
+def test_docker_gets_a_volume_before_the_first_boot(registered: Registered) -> None:
+    declare(with_volume(docker_volume={"size": 100, "type": "ssd", "availability_zone": "az-1"}))
+    volume = registered.inputs("blockstorage/volume:Volume", "dev-1")
+    assert (volume["size"], volume["volumeType"], volume["availabilityZone"]) == (100, "ssd", "az-1")
+    assert volume["enableOnlineResize"] is True
+    instance = registered.inputs("Instance", "dev-1")
+    assert instance["imageId"] == "image-id"
+    root, data = instance["blockDevices"]
+    assert (root["uuid"], root["destinationType"], root["bootIndex"]) == ("image-id", "local", 0)
+    assert (data["uuid"], data["destinationType"], data["bootIndex"]) == ("dev-1-id", "volume", -1)
+    assert "dev-1-id" in instance["userData"]
+
+
+def test_a_machine_may_have_both_volumes(registered: Registered) -> None:
+    declare(with_volume(boot_volume={"size": 40}))
+    instance = registered.inputs("Instance", "dev-1")
+    assert "imageId" not in instance
+    assert [device["destinationType"] for device in instance["blockDevices"]] == ["volume", "volume"]
+
+
+def test_a_machine_without_a_volume_is_what_it_was(registered: Registered) -> None:
+    declare()
+    assert not registered.of("blockstorage/volume:Volume")
+    assert "blockDevices" not in registered.inputs("Instance", "dev-1")
+
+
+def test_a_larger_volume_changes_nothing_else(registered: Registered) -> None:
+    declare(with_volume())
+    before = registered.inputs("Instance", "dev-1")
+    registered.resources.clear()
+    declare(with_volume(docker_volume={"size": 200}))
+    assert registered.inputs("Instance", "dev-1") == before
 
 
 def test_a_floating_ip_is_how_ssh_reaches_the_host(registered: Registered) -> None:

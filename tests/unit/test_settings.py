@@ -163,6 +163,10 @@ def test_a_token_is_not_shown() -> None:
             "host.metricsFrom: is only there for kind: openstack",
         ),
         ({"host": HOST | {"sshFrom": ["::/0"]}}, 'host.sshFrom[0]: "::/0": lets the whole internet'),
+        (
+            {"host": HOST | {"dockerVolume": {"size": 0}}},
+            "host.dockerVolume.size: 0: should be greater than or equal to 1",
+        ),
         ({"host": HOST | {"mtu": 1279}}, 'host.mtu: 1279: must be "auto" or a number of bytes from 1280'),
         ({"host": HOST | {"mtu": "1450"}}, 'host.mtu: "1450": must be "auto" or a number of bytes'),
         (
