@@ -1,4 +1,4 @@
-"""Keystone: versions, tokens, catalog, projects, users and application credentials (Identity API v3)."""
+"""Keystone: versions, tokens, catalog, projects, users, application and EC2 credentials (Identity API v3)."""
 
 import hashlib
 import hmac
@@ -26,6 +26,7 @@ _SERVICES = (
     ("network", "neutron", "/network"),
     ("image", "glance", "/image"),
     ("block-storage", "cinder", "/volume/v3"),
+    ("object-store", "swift", "/object-store/v1/AUTH_{project}"),
 )
 
 _TITLES = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 409: "Conflict"}
@@ -64,6 +65,10 @@ class Keystone:
             web.post("/v3/users/{user_id}/application_credentials", self._create_credential),
             web.get("/v3/users/{user_id}/application_credentials/{id}", self._show_credential),
             web.delete("/v3/users/{user_id}/application_credentials/{id}", self._delete_credential),
+            web.get("/v3/users/{user_id}/credentials/OS-EC2", self._list_ec2),
+            web.post("/v3/users/{user_id}/credentials/OS-EC2", self._create_ec2),
+            web.get("/v3/users/{user_id}/credentials/OS-EC2/{access}", self._show_ec2),
+            web.delete("/v3/users/{user_id}/credentials/OS-EC2/{access}", self._delete_ec2),
         ]
         # POST /auth/tokens checks what is in its body; its other methods check X-Auth-Token themselves.
         return service(routes, _render, self.caller, public=["/identity", "/identity/v3", "/identity/v3/auth/tokens"])
@@ -181,7 +186,7 @@ class Keystone:
                 "roles": list(ROLES),
             }
             if "nocatalog" not in request.query:
-                view["catalog"] = _catalog(request)
+                view["catalog"] = _catalog(request, token["project_id"])
         headers = {"X-Subject-Token": secret, "Vary": "X-Auth-Token"}
         return web.json_response({"token": view}, status=status, headers=headers)
 
@@ -204,7 +209,9 @@ class Keystone:
         return web.Response(status=204)
 
     async def _show_catalog(self, request: web.Request) -> web.Response:
-        return web.json_response({"catalog": _catalog(request), "links": {"self": str(request.url)}})
+        return web.json_response(
+            {"catalog": _catalog(request, caller_of(request).project_id), "links": {"self": str(request.url)}}
+        )
 
     # Projects, users, domains, regions
 
@@ -286,6 +293,42 @@ class Keystone:
                 return credential
         raise ApiError(404, f"Could not find Application Credential: {request.match_info['id']}.")
 
+    # EC2 credentials: an access key and its secret, for one user in one project
+
+    def _own_ec2(self, request: web.Request) -> list[Document]:
+        if request.match_info["user_id"] != caller_of(request).user_id:
+            raise ApiError(403, "You are not authorized to perform the requested action.")
+        return [each for each in self._store.list("keystone.ec2") if each["user_id"] == caller_of(request).user_id]
+
+    def _ec2(self, request: web.Request) -> Document:
+        for credential in self._own_ec2(request):
+            if credential["access"] == request.match_info["access"]:
+                return credential
+        raise ApiError(404, f"Could not find credential: {hashed(request.match_info['access'])}.")
+
+    async def _list_ec2(self, request: web.Request) -> web.Response:
+        return _listing(request, "credentials", self._own_ec2(request))
+
+    async def _show_ec2(self, request: web.Request) -> web.Response:
+        return web.json_response({"credential": self._ec2(request)})
+
+    async def _create_ec2(self, request: web.Request) -> web.Response:
+        self._own_ec2(request)
+        project = self._get("project", str((await json_body(request)).get("tenant_id")))
+        credential = {
+            "access": uuid.uuid4().hex,
+            "secret": uuid.uuid4().hex,
+            "user_id": caller_of(request).user_id,
+            "tenant_id": project["id"],
+            "trust_id": None,
+        }
+        self._store.put("keystone.ec2", str(credential["access"]), credential)
+        return web.json_response({"credential": credential}, status=201)
+
+    async def _delete_ec2(self, request: web.Request) -> web.Response:
+        self._store.delete("keystone.ec2", self._ec2(request)["access"])
+        return web.Response(status=204)
+
     def _get(self, kind: str, id: str) -> Document:
         found = self._store.get(f"keystone.{kind}", id)
         if found is None:
@@ -322,7 +365,7 @@ def _version_document(request: web.Request) -> Document:
     }
 
 
-def _catalog(request: web.Request) -> list[Document]:
+def _catalog(request: web.Request, project: str) -> list[Document]:
     origin = request.url.origin()
     return [
         {
@@ -335,7 +378,7 @@ def _catalog(request: web.Request) -> list[Document]:
                     "interface": interface,
                     "region": REGION,
                     "region_id": REGION,
-                    "url": f"{origin}{path}",
+                    "url": f"{origin}{path.format(project=project)}",
                 }
                 for interface in ("public", "internal", "admin")
             ],

@@ -84,8 +84,8 @@ def create(cloud: Cloud) -> Iterator[Create]:
 
     def _create(kind: str, **attributes: Any) -> Any:
         proxy = cloud.compute if kind in ("keypair", "server_group", "server") else cloud.network
-        if kind == "volume":
-            proxy = cloud.block_storage
+        if kind in ("volume", "container"):
+            proxy = cloud.block_storage if kind == "volume" else cloud.object_store
         if kind not in ("ip", "security_group_rule"):
             attributes.setdefault("name", f"contract-{uuid.uuid4().hex[:12]}")
         resource = getattr(proxy, f"create_{kind}")(**attributes)
@@ -645,3 +645,48 @@ def test_a_volume_is_attached_to_a_server_and_detached(
     assert [each.volume_id for each in cloud.compute.volume_attachments(server)] == [volume.id]
     cloud.compute.delete_volume_attachment(server, volume.id)
     assert _volume(cloud, volume).attachments == []
+
+
+# What a cache lies in, and who may use it
+
+
+@pytest.fixture
+def object_store(cloud: Cloud) -> Any:
+    """The object store, where the cloud has one."""
+    if not any(service["type"] == "object-store" for service in cloud.service_catalog):
+        pytest.skip("this cloud has no object store")
+    return cloud.object_store
+
+
+def test_a_container_goes_only_when_it_is_empty(object_store: Any, create: Create) -> None:
+    container = create("container", metadata={"stack": "contract"})
+    found = object_store.get_container_metadata(container.name)
+    assert (found.object_count, found.metadata) == (0, {"stack": "contract"})
+    # To make it again changes nothing and is no error.
+    object_store.create_container(container.name)
+    assert object_store.get_container_metadata(container.name).metadata == {"stack": "contract"}
+    object_store.upload_object(container=container.name, name="a/b c", data=b"cached")
+    assert [each.name for each in object_store.objects(container.name)] == ["a/b c"]
+    assert object_store.download_object("a/b c", container=container.name) == b"cached"
+    with pytest.raises(ConflictException):
+        object_store.delete_container(container.name, ignore_missing=False)
+    object_store.delete_object("a/b c", container=container.name, ignore_missing=False)
+    object_store.delete_container(container.name, ignore_missing=False)
+    with pytest.raises(NotFoundException):
+        object_store.get_container_metadata(container.name)
+
+
+def test_an_ec2_credential_is_made_found_and_deleted(cloud: Cloud) -> None:
+    path = f"/users/{cloud.current_user_id}/credentials/OS-EC2"
+    made = cloud.identity.post(path, json={"tenant_id": cloud.current_project_id})
+    assert made.status_code == 201
+    credential = made.json()["credential"]
+    assert (credential["tenant_id"], credential["user_id"]) == (cloud.current_project_id, cloud.current_user_id)
+    assert credential["access"] != credential["secret"]
+    one = f"{path}/{credential['access']}"
+    assert cloud.identity.get(one).json()["credential"]["secret"] == credential["secret"]
+    listed = cloud.identity.get(path).json()["credentials"]
+    assert credential["access"] in [each["access"] for each in listed]
+    assert cloud.identity.delete(one).status_code == 204
+    assert cloud.identity.get(one).status_code == 404
+    assert cloud.identity.post(path, json={"tenant_id": NOWHERE}).status_code == 404

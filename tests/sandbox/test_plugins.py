@@ -47,6 +47,8 @@ PORT = "openstack:networking/port:Port"
 GROUP = "openstack:networking/secGroup:SecGroup"
 RULE = "openstack:networking/secGroupRule:SecGroupRule"
 DISK = "openstack:blockstorage/volume:Volume"
+BUCKET = "openstack:objectstorage/container:Container"
+EC2 = "openstack:identity/ec2CredentialV3:Ec2CredentialV3"
 TIMEOUT_S = 20
 
 Plain = dict[str, Any]
@@ -685,6 +687,38 @@ def test_the_life_of_a_volume(cloud: Client, image: str, network: str) -> None:
     cloud.delete(DISK, disk, state)
     assert cloud.read(DISK, disk, state, {})[0] == ""
     cloud.delete(INSTANCE, server, server_state)
+
+
+def test_the_life_of_a_bucket(cloud: Client) -> None:
+    assert isinstance(cloud.plugin, OpenStack)
+    inputs = {"name": "cache", "metadata": {"stack": "a", "kind": "c"}}
+    bucket, state = cloud.create(BUCKET, inputs)
+    unchanged(cloud, BUCKET, bucket, state, inputs)
+    assert (bucket, state["storagePolicy"]) == ("cache", "Policy-0")
+    cloud.plugin.cloud.objects("PUT", "/cache/a/b%20c")
+    with pytest.raises(PluginError, match="409"):
+        cloud.delete(BUCKET, bucket, state)
+    forced = {"name": "cache", "metadata": {"stack": "b"}, "forceDestroy": True}
+    assert cloud.plan(BUCKET, state, forced) == "update: forceDestroy metadata"
+    state = cloud.update(BUCKET, bucket, state, forced)
+    headers = cloud.plugin.cloud.objects("HEAD", "/cache")
+    assert (headers["X-Container-Meta-Stack"], "X-Container-Meta-Kind" in headers) == ("b", False)
+    cloud.delete(BUCKET, bucket, state)
+    cloud.delete(BUCKET, bucket, state)
+    assert cloud.read(BUCKET, bucket, state, {})[0] == ""
+
+
+def test_the_life_of_an_ec2_credential(cloud: Client) -> None:
+    request = provider.CreateRequest(urn(EC2), property_map({}), 0, False)
+    made = asyncio.run(cloud.plugin.create(request))
+    assert made.properties["secret"].is_secret
+    state = plain_map(made.properties)
+    assert made.resource_id == state["access"]
+    unchanged(cloud, EC2, state["access"], state, {})
+    assert cloud.plan(EC2, state, {"projectId": "another"}) == "replace: projectId"
+    cloud.delete(EC2, state["access"], state)
+    cloud.delete(EC2, state["access"], state)
+    assert cloud.read(EC2, state["access"], state, {})[0] == ""
 
 
 def test_a_key_pair_without_a_public_key_brings_a_private_one(cloud: Client) -> None:

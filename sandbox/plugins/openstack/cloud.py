@@ -60,6 +60,12 @@ class Cloud:
         self._connection: openstack.connection.Connection | None = None
 
     @property
+    def owner(self) -> tuple[str, str]:
+        """Ids of the user and the project that the provider acts for."""
+        connection = self._connect()
+        return str(connection.current_user_id), str(connection.current_project_id)
+
+    @property
     def region(self) -> str:
         """The region in use; empty where the cloud has none."""
         return str(self._connect().config.region_name or "")
@@ -74,27 +80,40 @@ class Cloud:
         microversion: str | None = None,
         query: Mapping[str, Any] | None = None,
     ) -> Document:
-        """One request to `service` (compute, network, image or block_storage).
+        """One request to `service` (compute, network, image, block_storage or identity).
 
         Returns the answer's JSON object, empty where it has none.
 
         Raises `Gone` for 404 and the SDK's `HttpException` for other failures.
         """
-        from openstack import exceptions  # noqa: PLC0415
-
-        adapter = getattr(self._connect(), service)
         options: Document = {"microversion": microversion} if microversion else {}
         if query:
             options["params"] = query
-        response = adapter.request(path, method, json=body, **options)
-        try:
-            exceptions.raise_from_response(response)
-        except exceptions.NotFoundException as error:
-            raise Gone(message_of(error)) from error
+        response = self._request(service, method, path, json=body, **options)
         if not response.content or "json" not in response.headers.get("Content-Type", ""):
             return {}
         answer = response.json()
         return answer if isinstance(answer, dict) else {}
+
+    def objects(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> Mapping[str, str]:
+        """One request to Swift, which tells everything by headers; the answer's."""
+        answered: Mapping[str, str] = self._request("object_store", method, path, headers=headers).headers
+        return answered
+
+    def listing(self, service: str, path: str, **query: Any) -> list[Document]:
+        """The answer to a GET that is a JSON list."""
+        answer: list[Document] = self._request(service, "GET", path, params=query).json()
+        return answer
+
+    def _request(self, service: str, method: str, path: str, **options: Any) -> Any:
+        from openstack import exceptions  # noqa: PLC0415
+
+        response = getattr(self._connect(), service).request(path, method, **options)
+        try:
+            exceptions.raise_from_response(response)
+        except exceptions.NotFoundException as error:
+            raise Gone(message_of(error)) from error
+        return response
 
     def compute(
         self, method: str, path: str, body: Document | None = None, microversion: str | None = None

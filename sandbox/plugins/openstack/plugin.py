@@ -8,7 +8,7 @@ from ..values import Plain
 from .cloud import Cloud, Gone, given, message_of, only
 from .compute import Instance, Keypair, ServerGroup
 from .networking import FloatingIp, FloatingIpAssociate, Port, SecGroup, SecGroupRule
-from .storage import Volume
+from .storage import Container, Ec2Credential, Volume
 
 # The members of an image in Glance's API that are not its free properties.
 IMAGE_MEMBERS = frozenset(
@@ -43,7 +43,7 @@ class OpenStack(Plugin):
         super().__init__()
 
     def resources(self) -> list[Resource]:
-        """Compute, block storage and networking."""
+        """Compute, storage, networking, and who may use what is stored."""
         return [
             kind(self.cloud)
             for kind in (
@@ -51,6 +51,8 @@ class OpenStack(Plugin):
                 ServerGroup,
                 Instance,
                 Volume,
+                Container,
+                Ec2Credential,
                 SecGroup,
                 SecGroupRule,
                 Port,

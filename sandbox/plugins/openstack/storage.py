@@ -1,6 +1,8 @@
-"""Block storage: volumes."""
+"""Storage: volumes, containers of the object store, and the credentials of its S3 API."""
 
 from collections.abc import Mapping
+from typing import ClassVar
+from urllib.parse import quote
 
 from ..common import PluginError, Work
 from ..difference import Change
@@ -119,3 +121,97 @@ class Volume(CloudResource):
             return None
 
         work.wait(f"volume {id} to become {' or '.join(sorted(targets)) or 'gone'}", look)
+
+
+class Container(CloudResource):
+    """`openstack.objectstorage.Container`: a bucket, as S3 has it."""
+
+    token = "openstack:objectstorage/container:Container"
+    habits = Habits(
+        auto_name=True,
+        defaults={"forceDestroy": False, "versioning": False},
+        replaces=frozenset({"name"}),
+        refused=frozenset({"versioning", "versioningLegacy", "containerSyncTo", "containerSyncKey"}),
+    )
+    headers: ClassVar[Mapping[str, str]] = {"containerRead": "X-Container-Read", "containerWrite": "X-Container-Write"}
+
+    def create(self, wanted: Plain, work: Work) -> None:
+        policy = {"X-Storage-Policy": wanted["storagePolicy"]} if "storagePolicy" in wanted else {}
+        self.cloud.objects("PUT", self._path(wanted["name"]), self._request(wanted) | policy)
+        work.made(wanted["name"])
+
+    def read(self, id: str, state: Plain) -> Plain | None:
+        try:
+            headers = self.cloud.objects("HEAD", self._path(id))
+        except Gone:
+            return None
+        # The official provider does not read metadata back.
+        return {
+            "name": id,
+            "storagePolicy": headers.get("X-Storage-Policy", ""),
+            "storageClass": headers.get("X-Storage-Class", ""),
+            "region": self.cloud.region,
+            **{name: headers[header] for name, header in self.headers.items() if headers.get(header)},
+        }
+
+    def update(self, id: str, state: Plain, wanted: Plain, changes: Mapping[str, Change], work: Work) -> None:
+        gone = state.get("metadata", {}).keys() - wanted.get("metadata", {}).keys()
+        removed = {f"X-Container-Meta-{key}": "" for key in gone}
+        headers = {header: wanted.get(name, "") for name, header in self.headers.items()}
+        self.cloud.objects("POST", self._path(id), self._request(wanted) | removed | headers)
+
+    def delete(self, id: str, state: Plain, work: Work) -> None:
+        from openstack import exceptions  # noqa: PLC0415
+
+        try:
+            self.cloud.objects("DELETE", self._path(id))
+        except Gone:
+            return
+        except exceptions.ConflictException:
+            if not state.get("forceDestroy"):
+                raise
+            for thing in self.cloud.listing("object_store", self._path(id), format="json"):
+                self.cloud.objects("DELETE", f"{self._path(id)}/{quote(thing['name'])}")
+            self.delete(id, state, work)
+
+    def _request(self, wanted: Plain) -> dict[str, str]:
+        kept = {header: wanted[name] for name, header in self.headers.items() if name in wanted}
+        return kept | {f"X-Container-Meta-{key}": value for key, value in wanted.get("metadata", {}).items()}
+
+    @staticmethod
+    def _path(name: str) -> str:
+        return f"/{quote(name, safe='')}"
+
+
+class Ec2Credential(CloudResource):
+    """`openstack.identity.Ec2CredentialV3`: an access key and its secret, as S3 wants them."""
+
+    token = "openstack:identity/ec2CredentialV3:Ec2CredentialV3"
+
+    def create(self, wanted: Plain, work: Work) -> None:
+        _, project = self.cloud.owner
+        body = {"tenant_id": wanted.get("projectId", project)}
+        work.made(self.cloud.call("identity", "POST", self._path(wanted), body=body)["credential"]["access"])
+
+    def read(self, id: str, state: Plain) -> Plain | None:
+        try:
+            found = self.cloud.call("identity", "GET", f"{self._path(state)}/{id}")["credential"]
+        except Gone:
+            return None
+        return {
+            "access": found["access"],
+            "secret": found["secret"],
+            "userId": found["user_id"],
+            "projectId": found["tenant_id"],
+            "trustId": found.get("trust_id") or "",
+            "region": self.cloud.region,
+        }
+
+    def delete(self, id: str, state: Plain, work: Work) -> None:
+        try:
+            self.cloud.call("identity", "DELETE", f"{self._path(state)}/{id}")
+        except Gone:
+            return
+
+    def _path(self, properties: Plain) -> str:
+        return f"/users/{properties.get('userId') or self.cloud.owner[0]}/credentials/OS-EC2"
