@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from renderers.daemon_json import daemon_json
-<<<<<<< HEAD
+from renderers.docker_volume import GROW_TIMER, START_ON_VOLUME, DockerVolume, docker_volume_files
 from renderers.metrics import (
     METRICS_SCRIPT,
     METRICS_SERVER,
@@ -21,9 +21,6 @@ from renderers.metrics import (
     METRICS_UNITS,
     NODE_EXPORTER_PACKAGE,
 )
-=======
-from renderers.docker_volume import GROW_TIMER, START_ON_VOLUME, DockerVolume, docker_volume_files
->>>>>>> 445b3eb (Docker's data can lie on a Cinder volume of its own, which grows in place)
 from renderers.proxy import Proxy, proxy_drop_in, proxy_environment
 from renderers.prune import PRUNE_SCRIPT, PRUNE_SERVICE, PRUNE_TIMER, Prune, prune_script
 
@@ -54,13 +51,10 @@ class CloudInit:
     """None reaches everything directly."""
     prune: Prune | None = None
     """None leaves everything on the disk."""
-<<<<<<< HEAD
     metrics: bool = False
     """Whether the machine serves metrics; an image with its own Docker brings a node exporter too, or has none."""
-=======
     docker_volume: DockerVolume | None = None
     """None keeps Docker's data on the disk that the machine boots from."""
->>>>>>> 445b3eb (Docker's data can lie on a Cinder volume of its own, which grows in place)
 
 
 def user_data(machine: CloudInit) -> str:
@@ -112,14 +106,12 @@ def user_data(machine: CloudInit) -> str:
             _file("/etc/systemd/system/prune-docker.timer", PRUNE_TIMER),
         ]
         configuration["runcmd"].append(["systemctl", "enable", "--now", "prune-docker.timer"])
-<<<<<<< HEAD
     if machine.metrics:
         configuration["write_files"].append(_file(METRICS_SCRIPT, METRICS_SERVER, "0755"))
         configuration["write_files"] += [_file(path, unit) for path, unit in METRICS_UNITS.items()]
         if machine.install_docker:
             configuration["packages"].append(NODE_EXPORTER_PACKAGE)
         configuration["runcmd"].append(["systemctl", "enable", "--now", METRICS_SOCKET_UNIT])
-=======
     if machine.docker_volume is not None:
         configuration["write_files"] += [
             _file(path, *content) for path, content in docker_volume_files(machine.docker_volume).items()
@@ -127,7 +119,6 @@ def user_data(machine: CloudInit) -> str:
         # Right after the units are known, and before Docker is looked after.
         configuration["runcmd"].insert(1, ["sh", "-c", START_ON_VOLUME])
         configuration["runcmd"].append(["systemctl", "enable", "--now", GROW_TIMER])
->>>>>>> 445b3eb (Docker's data can lie on a Cinder volume of its own, which grows in place)
     return "#cloud-config\n" + yaml.dump(configuration, Dumper=_Dumper, sort_keys=False, width=1000)
 
 

@@ -38,19 +38,6 @@ def on_host(**values: Any) -> Change:
     [
         (on_host(flavour="m1.small"), "gitlab-runners:host.flavour: unknown key; did you mean flavor?"),
         (on_host(flavor="m1.smal"), "flavor m1.smal: does not exist in this cloud; did you mean m1.small"),
-<<<<<<< HEAD
-=======
-        (on_host(image="debian-31"), "image debian-31: does not exist in this cloud; did you mean debian-13"),
-        (on_host(image="duplicate"), "image duplicate: the name is ambiguous; use one of the ids"),
-        (on_host(network="runner"), "network runner: does not exist in this cloud; did you mean runners"),
-        (on_host(keyPair={"name": "nobody"}), "key pair nobody: does not exist in this cloud"),
-        (on_host(mtu=1460), "host.mtu: 1460: is above the MTU of network runners (1450)"),
-        (
-            on_host(dockerVolume={"size": 20, "type": "sdd"}),
-            "volume type sdd: does not exist in this cloud; did you mean ssd",
-        ),
-        (lambda config: config.update({"openstack:cloud": "nowhere"}), "OpenStack: no usable credentials"),
->>>>>>> 445b3eb (Docker's data can lie on a Cinder volume of its own, which grows in place)
         (lambda config: config["runners"]["app"].update(project=999), "GitLab: there is no project 999"),
     ],
 )

@@ -63,6 +63,10 @@ def looked_up(clouds: InProcess, host: dict[str, Any] | None = None, **runner: A
         ({"network": "runner"}, "network runner: does not exist in this cloud; did you mean runners"),
         ({"floatingIpPool": "publik"}, "network publik: does not exist in this cloud; did you mean public"),
         ({"keyPair": {"name": "nobody"}}, "key pair nobody: does not exist in this cloud"),
+        (
+            {"dockerVolume": {"size": 20, "type": "sdd"}},
+            "volume type sdd: does not exist in this cloud; did you mean ssd",
+        ),
         ({"mtu": 1460}, "host.mtu: 1460: is above the MTU of network runners (1450)"),
     ],
 )
