@@ -150,11 +150,12 @@ class Fleet(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self),
         )
         hosts = []
-        for name in machine_names(args.stack, host.count):
+        for number, name in enumerate(machine_names(args.stack, host.count), start=1):
             machine = VirtualMachine(
                 name,
                 VirtualMachineArgs(
                     host=host,
+                    number=number,
                     group=group,
                     found=found,
                     metadata={"pulumi-project": args.project, STACK_METADATA: args.stack},

@@ -17,18 +17,21 @@ from renderers.cloud_init import CloudInit, user_data
 from renderers.docker_volume import DockerVolume
 from renderers.proxy import Proxy
 from renderers.prune import Prune
+from renderers.updates import Updates
 from settings import OpenStackHost
 
 
 @dataclass(frozen=True)
 class VirtualMachineArgs:
-    """A machine of the stack. `description` marks what is made, as in HostGroupArgs; `metadata` is Nova's.
+    """The machine with this number in the stack. `description` marks what is made, as in HostGroupArgs; `metadata` is
+    Nova's.
 
     `unfinished` says that no job can be running there: Nova has no such server, or did not finish one. `volume_broken`
     says that Cinder could not make a volume for it.
     """
 
     host: OpenStackHost
+    number: int
     group: HostGroup
     found: Machines
     metadata: dict[str, str]
@@ -161,6 +164,7 @@ class VirtualMachine(pulumi.ComponentResource):
                     registry_mirrors=host.registry_mirrors,
                     proxy=Proxy(host.proxy.http, host.proxy.https, host.proxy.no_proxy) if host.proxy else None,
                     prune=Prune(host.prune.older_than_hours, host.prune.free_percent) if host.prune else None,
+                    updates=Updates(host.updates.reboot_window, args.number) if host.updates else None,
                     metrics=bool(host.metrics_from),
                     docker_volume=DockerVolume(volume_id) if volume_id is not None else None,
                 )

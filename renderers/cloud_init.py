@@ -23,6 +23,7 @@ from renderers.metrics import (
 )
 from renderers.proxy import Proxy, proxy_drop_in, proxy_environment
 from renderers.prune import PRUNE_SCRIPT, PRUNE_SERVICE, PRUNE_TIMER, Prune, prune_script
+from renderers.updates import UPDATE_PROGRAM, UPDATE_SCRIPT, UPDATE_TIMER_UNIT, UPDATES_PACKAGE, Updates, update_files
 
 # Commands that cloud-init puts on the machine's PATH; the readiness check runs them over SSH.
 CHECK_MTU = "check-mtu"
@@ -51,6 +52,8 @@ class CloudInit:
     """None reaches everything directly."""
     prune: Prune | None = None
     """None leaves everything on the disk."""
+    updates: Updates | None = None
+    """None leaves updates to the image."""
     metrics: bool = False
     """Whether the machine serves metrics; an image with its own Docker brings a node exporter too, or has none."""
     docker_volume: DockerVolume | None = None
@@ -106,6 +109,12 @@ def user_data(machine: CloudInit) -> str:
             _file("/etc/systemd/system/prune-docker.timer", PRUNE_TIMER),
         ]
         configuration["runcmd"].append(["systemctl", "enable", "--now", "prune-docker.timer"])
+    if machine.updates is not None:
+        configuration["write_files"].append(_file(UPDATE_SCRIPT, UPDATE_PROGRAM, "0755"))
+        configuration["write_files"] += [_file(path, text) for path, text in update_files(machine.updates).items()]
+        configuration["package_update"] = True
+        configuration["packages"] = [*configuration.get("packages", []), UPDATES_PACKAGE]
+        configuration["runcmd"].append(["systemctl", "enable", "--now", UPDATE_TIMER_UNIT])
     if machine.metrics:
         configuration["write_files"].append(_file(METRICS_SCRIPT, METRICS_SERVER, "0755"))
         configuration["write_files"] += [_file(path, unit) for path, unit in METRICS_UNITS.items()]

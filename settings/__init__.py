@@ -14,6 +14,7 @@ from settings.model import (
     Runner,
     Settings,
     Ssh,
+    Updates,
 )
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Ssh",
+    "Updates",
     "load",
 ]

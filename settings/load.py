@@ -26,6 +26,7 @@ from settings.model import (
     Runner,
     Settings,
     Ssh,
+    Updates,
 )
 
 NAMESPACE = "gitlab-runners"
@@ -34,6 +35,7 @@ _MODELS: tuple[type[BaseModel], ...] = (
     OpenStackHost,
     DockerHost,
     Prune,
+    Updates,
     Proxy,
     Ssh,
     KeyPair,

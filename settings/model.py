@@ -34,6 +34,7 @@ MAXIMUM_TEXT_LENGTH = 1024
 MINIMUM_MEMORY_BYTES = 6 << 20
 _MEMORY = r"^[1-9][0-9]*[kmg]$"
 _CERTIFICATE = r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----"
+_WINDOW = r"([01][0-9]|2[0-3]):[0-5][0-9]-([01][0-9]|2[0-3]):[0-5][0-9]"
 _CPUS = r"^[0-9]+(\.[0-9]+)?$"
 # What GitLab keeps about a runner; a runner with a token of its own was registered elsewhere.
 REGISTRATION_FIELDS = {
@@ -125,6 +126,12 @@ def _host_key(value: str) -> str:
     if re.fullmatch(r"(ssh-|ecdsa-)\S+ [A-Za-z0-9+/=]+( .*)?", value.strip()):
         return " ".join(value.split()[:2])
     raise ValueError("must be a public SSH host key like: ssh-ed25519 AAAA…")
+
+
+def _window(value: str) -> str:
+    if re.fullmatch(_WINDOW, value) and value[:5] != value[6:]:
+        return value
+    raise ValueError("must be two times of day, like 02:00-05:00 (UTC)")
 
 
 def _flag(value: Any) -> Any:
@@ -274,6 +281,17 @@ class Prune(_Model):
     """When less than this percentage of the disk is free, an hour without use is enough."""
 
 
+class Updates(_Model):
+    """Unattended security updates, on Debian and Ubuntu. What restarts the engine waits for the window, and so does the
+    machine's own restart, where an update asks for one (a kernel's does): then jobs end first."""
+
+    reboot_window: Annotated[
+        str, AfterValidator(_window), WithJsonSchema({"type": "string", "pattern": f"^{_WINDOW}$"})
+    ]
+    """When the managers stop taking jobs for it: two times of day, UTC, like 02:00-05:00. The machines of a stack begin
+    at different times; each restarts when its last job has ended."""
+
+
 class Proxy(_Model):
     """The HTTP proxy between a host and the world."""
 
@@ -342,6 +360,8 @@ class OpenStackHost(_Model):
     """HTTP proxy for the machines' packages and their engine, the managers, the jobs and Docker-in-Docker."""
     prune: Annotated[Prune | None, BeforeValidator(_off), Field(json_schema_extra=_off_is_false)] = Prune()
     """When images and volumes that nobody uses are removed; false keeps everything."""
+    updates: Updates | None = None
+    """Unattended security updates; the image's own way when absent."""
     metrics_from: tuple[Cidr, ...] = ()
     """CIDRs from which Prometheus may read metrics of the machines and of the managers, on port 9252; nobody serves any
     when empty."""

@@ -15,7 +15,7 @@ from pulumi.runtime import mocks, rpc, settings
 
 from clients.lookups import Lookups, Machines
 from components.fleet import Fleet, FleetArgs
-from settings import DockerHost, KeyPair, Limits, Manager, OpenStackHost, Proxy, Prune, Runner, Settings, Ssh
+from settings import DockerHost, KeyPair, Limits, Manager, OpenStackHost, Proxy, Prune, Runner, Settings, Ssh, Updates
 
 HOST_KEY = "ssh-ed25519 AAAAhostkey"
 TOKEN = "glrt-the-token"
@@ -213,6 +213,12 @@ def test_a_machine_prunes_as_its_host_says(registered: Registered) -> None:
     text = registered.inputs("Instance", "dev-1")["userData"]
     assert "until=24h" in text
     assert "30 %" in text
+
+
+def test_the_machines_of_a_stack_restart_at_different_times(registered: Registered) -> None:
+    declare(HOST.model_copy(update={"updates": Updates(reboot_window="02:00-05:00"), "count": 2}))
+    for name, time in (("dev-1", "02:00"), ("dev-2", "03:51")):
+        assert f"OnCalendar=*-*-* {time}:00 UTC" in registered.inputs("Instance", name)["userData"]
 
 
 def test_a_machine_that_prunes_nothing(registered: Registered) -> None:

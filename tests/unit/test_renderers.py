@@ -1,5 +1,6 @@
 """The files that the program writes, exactly."""
 
+import itertools
 import json
 import subprocess
 import tomllib
@@ -16,6 +17,7 @@ from renderers.daemon_json import daemon_json, dind_daemon_json
 from renderers.metrics import METRICS_SCRIPT, prometheus_targets
 from renderers.proxy import Proxy, proxy_environment
 from renderers.prune import PRUNE_SCRIPT, PRUNE_SERVICE, PRUNE_TIMER, Prune
+from renderers.updates import UPDATE_SCRIPT, Updates, begins_at
 
 MACHINE = CloudInit(
     user="debian",
@@ -313,6 +315,49 @@ def test_a_machine_may_keep_everything() -> None:
     assert "prune" not in user_data(machine)
 
 
+UPDATED = CloudInit(**vars(MACHINE) | {"updates": Updates("02:00-05:00", 2)})
+
+
+def test_updates_are_unattended_but_the_engines_wait_for_the_window() -> None:
+    written, configuration = files(UPDATED), cloud_config(UPDATED)
+    apt = written["/etc/apt/apt.conf.d/52gitlab-runners"]["content"]
+    assert 'APT::Periodic::Unattended-Upgrade "1";' in apt
+    assert 'Package-Blacklist { "docker.io$"; "docker-cli$"; "containerd$"; "runc$"; };' in apt
+    timer = written["/etc/systemd/system/update-engine-and-restart.timer"]["content"]
+    assert "\nOnCalendar=*-*-* 03:51:00 UTC\n" in timer
+    assert written[UPDATE_SCRIPT]["permissions"] == "0755"
+    assert configuration["packages"] == ["docker.io", "unattended-upgrades"]
+    assert ["systemctl", "enable", "--now", "update-engine-and-restart.timer"] in configuration["runcmd"]
+
+
+def test_an_image_with_docker_is_updated_too() -> None:
+    configuration = cloud_config(CloudInit(**vars(UPDATED) | {"install_docker": False}))
+    assert configuration["package_update"] is True
+    assert configuration["packages"] == ["unattended-upgrades"]
+
+
+def test_a_machine_is_not_updated_unless_the_stack_says_so() -> None:
+    assert "upgrade" not in user_data(MACHINE)
+
+
+@pytest.mark.parametrize(
+    ("window", "first", "second"),
+    [("02:00-05:00", "02:00", "03:51"), ("23:30-00:30", "23:30", "00:07"), ("00:00-00:01", "00:00", "00:00")],
+)
+def test_machines_begin_within_the_window(window: str, first: str, second: str) -> None:
+    assert [begins_at(Updates(window, number)) for number in (1, 2)] == [first, second]
+
+
+def test_however_many_machines_there_are_they_begin_apart() -> None:
+    minutes = [
+        60 * int(time[:2]) + int(time[3:]) for time in (begins_at(Updates("00:00-23:59", n)) for n in range(1, 13))
+    ]
+    for count in range(2, 13):
+        begun = sorted(minutes[:count])
+        # Twelve of them would be two hours apart at best.
+        assert min(later - earlier for earlier, later in itertools.pairwise(begun)) * count >= 24 * 60 * 0.38
+
+
 METRICS = CloudInit(**vars(MACHINE) | {"metrics": True})
 
 
@@ -380,8 +425,9 @@ def test_the_metrics_port_gives_out_metrics_and_nothing_else(tmp_path: Path, req
 
 
 def test_scripts_are_executable_and_valid_shell(tmp_path: Path) -> None:
-    scripts = [file for file in files(METRICS).values() if file["content"].startswith("#!/bin/")]
-    assert len(scripts) == 4
+    everything = CloudInit(**vars(METRICS) | {"updates": Updates("02:00-05:00", 1)})
+    scripts = [file for file in files(everything).values() if file["content"].startswith("#!/bin/")]
+    assert len(scripts) == 5
     for script in scripts:
         assert script["permissions"] == "0755"
         path = tmp_path / "script"

@@ -153,6 +153,12 @@ def test_a_token_is_not_shown() -> None:
             {"runners": {"app": {"token": "glrt-x", "expiryWarningDays": 7}}},
             "runners.app: expiryWarningDays is kept by the registration",
         ),
+        (
+            {"host": HOST | {"updates": {"rebootWindow": "2-5"}}},
+            'host.updates.rebootWindow: "2-5": must be two times of day, like 02:00-05:00 (UTC)',
+        ),
+        ({"host": HOST | {"updates": {"rebootWindow": "05:00-05:00"}}}, '"05:00-05:00": must be two times of day'),
+        ({"host": HOST | {"updates": {"rebootWindow": "02:00-24:00"}}}, '"02:00-24:00": must be two times of day'),
         ({"host": HOST | {"metricsFrom": ["0.0.0.0/0"]}}, 'host.metricsFrom[0]: "0.0.0.0/0": lets the whole internet'),
         (
             {"host": HOST | {"metricsFrom": ["192.0.2.7/32"]}, "manager": {"advanced": {"listen_address": ":9252"}}},
