@@ -1,6 +1,7 @@
 """What a stack may say: typed, validated, and the only code that reads the stack's own configuration."""
 
-from settings.load import SettingsError, load
+from settings.errors import SettingsError
+from settings.load import load
 from settings.model import (
     BootVolume,
     DockerHost,

@@ -1,7 +1,7 @@
 """Keys of config.toml for which the stack file has no setting: `advanced`, checked against GitLab Runner's own keys."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -183,6 +183,13 @@ class Section:
         properties = {key: self._schema_of(path + key) for key in keys if "." not in key and not key.endswith("[]")}
         return {"type": "object", "properties": properties, "additionalProperties": False}
 
+    def is_secret(self, location: Sequence[str | int]) -> bool:
+        """Whether the value at a location below the table is a secret: a password, a key of a cache."""
+        key = ""
+        for part in location:
+            key += "[]" if isinstance(part, int) else f"{'.' if key else ''}{part}"
+        return self._keys.get(key) == "secret"
+
     def _schema_of(self, key: str) -> dict[str, Any]:
         kind = self._keys[key]
         if kind == "table":
@@ -231,8 +238,8 @@ class Section:
         return f"; did you mean {matches[0]}?" if matches else ""
 
 
-_OF_RUNNERS = Section(_RUNNER_PREFIX, _REFUSED_OF_RUNNERS)
-_OF_MANAGERS = Section("", _REFUSED_OF_MANAGERS)
+OF_RUNNERS = Section(_RUNNER_PREFIX, _REFUSED_OF_RUNNERS)
+OF_MANAGERS = Section("", _REFUSED_OF_MANAGERS)
 
-RunnerKeys = Annotated[dict[str, Any], AfterValidator(_OF_RUNNERS.checked), WithJsonSchema(_OF_RUNNERS.schema())]
-ManagerKeys = Annotated[dict[str, Any], AfterValidator(_OF_MANAGERS.checked), WithJsonSchema(_OF_MANAGERS.schema())]
+RunnerKeys = Annotated[dict[str, Any], AfterValidator(OF_RUNNERS.checked), WithJsonSchema(OF_RUNNERS.schema())]
+ManagerKeys = Annotated[dict[str, Any], AfterValidator(OF_MANAGERS.checked), WithJsonSchema(OF_MANAGERS.schema())]

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from settings.advanced import ERROR_TYPE as ADVANCED
+from settings.errors import NAMESPACE, SettingsError
+from settings.layers import Layers, decoded
 from settings.model import (
     LABEL,
     MAXIMUM_NAME_LENGTH,
@@ -29,7 +31,6 @@ from settings.model import (
     Updates,
 )
 
-NAMESPACE = "gitlab-runners"
 _MODELS: tuple[type[BaseModel], ...] = (
     Settings,
     OpenStackHost,
@@ -47,21 +48,17 @@ _MODELS: tuple[type[BaseModel], ...] = (
 )
 
 
-class SettingsError(Exception):
-    """The stack's configuration is wrong; the text has one line for each mistake."""
-
-
-def load(stack: str, config: Mapping[str, str]) -> Settings:
+def load(stack: str, config: Mapping[str, str], layers: Layers | None = None) -> Settings:
     """Validates the configuration of `stack`.
 
     `config` maps full keys (`gitlab-runners:host`) to values as Pulumi hands them over: text, objects as JSON.
-    Keys of other namespaces are ignored. Raises SettingsError.
+    Keys of other namespaces are ignored. `layers` tell where each value comes from. Raises SettingsError.
     """
     raw: dict[str, Any] = {}
     for key, value in config.items():
         namespace, _, name = key.partition(":")
         if namespace == NAMESPACE:
-            raw[name] = _decoded(value)
+            raw[name] = decoded(value)
     if not raw:
         raise SettingsError(
             f"{NAMESPACE}: stack {stack} has no configuration; is there a file stacks/Pulumi.{stack}.yaml?"
@@ -70,18 +67,11 @@ def load(stack: str, config: Mapping[str, str]) -> Settings:
         settings = Settings.model_validate_json(json.dumps(raw))
     except ValidationError as error:
         # The input is left out: it may hold a token.
-        raise SettingsError("\n".join(_lines(error.errors(include_url=False)))) from None
+        raise SettingsError("\n".join(_lines(error.errors(include_url=False), layers))) from None
     _check_names(stack, settings)
+    if layers is not None:
+        _check_scopes(settings, layers)
     return settings
-
-
-def _decoded(value: str) -> Any:
-    if not value.startswith(("{", "[")):
-        return value
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return value
 
 
 def _check_names(stack: str, settings: Settings) -> None:
@@ -98,18 +88,56 @@ def _check_names(stack: str, settings: Settings) -> None:
             )
 
 
-def _lines(errors: Sequence[ErrorDetails]) -> list[str]:
+def _check_scopes(settings: Settings, layers: Layers) -> None:
+    """Whether every runner belongs to what is its team's in GitLab."""
+    if layers.owner is None or layers.scopes is None:
+        return
+    lines = []
+    for name, runner in settings.runners.items():
+        asked: tuple[str, int | bool, frozenset[int]] | None = None
+        if runner.project is not None and runner.project not in layers.scopes.projects:
+            asked = "project", runner.project, layers.scopes.projects
+        elif runner.group is not None and runner.group not in layers.scopes.groups:
+            asked = "group", runner.group, layers.scopes.groups
+        elif runner.instance:
+            asked = "instance", True, frozenset()
+        if asked is None:
+            continue
+        key, value, allowed = asked
+        origin = layers.origin((f"{NAMESPACE}:runners", name, key))
+        known = ", ".join(map(str, sorted(allowed))) or "none"
+        reason = "takes jobs of every team" if key == "instance" else f"is not a {key} of this team, which has {known}"
+        lines.append(
+            f"{NAMESPACE}:runners.{name}.{key}: {json.dumps(value)}: {reason}; {layers.scopes.origin} says what the "
+            f"team {layers.owner.team} has ({origin})"
+        )
+    if lines:
+        raise SettingsError("\n".join(lines))
+
+
+def _lines(errors: Sequence[ErrorDetails], layers: Layers | None) -> list[str]:
     # A list whose only items are wrong is also reported as too short: say only what is wrong with the items.
     parents = {error["loc"][:-1] for error in errors}
-    return [_line(error) for error in errors if not (error["type"] == "too_short" and error["loc"] in parents)]
+    told = [error for error in errors if not (error["type"] == "too_short" and error["loc"] in parents)]
+    lines = [_line(error, layers) for error in told]
+    if layers is not None and any(error["type"] in {"missing", "union_tag_not_found"} for error in told):
+        lines += [layers.missing] if layers.missing is not None else []
+    return lines
 
 
-def _line(error: ErrorDetails) -> str:
+def _line(error: ErrorDetails, layers: Layers | None) -> str:
     # Inside a discriminated union pydantic names the branch (its tag) after the key; the stack file has no such level.
     location = [part for index, part in enumerate(error["loc"]) if not (index == 1 and part in {"openstack", "docker"})]
-    kind = error["type"]
     if location and location[-1] == "[key]":
         location.pop()
+    line = _told(error, location)
+    if layers is None or layers.owner is None or not location or error["type"] == "missing":
+        return line
+    return f"{line} ({layers.origin([f'{NAMESPACE}:{location[0]}', *location[1:]])})"
+
+
+def _told(error: ErrorDetails, location: list[int | str]) -> str:
+    kind = error["type"]
     where = NAMESPACE
     for index, part in enumerate(location):
         where += f"[{part}]" if isinstance(part, int) else f"{':' if index == 0 else '.'}{part}"

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from settings.load import NAMESPACE
+from settings.errors import NAMESPACE
 from settings.model import Settings
 
 _HEAD = f"""\

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from settings.load import NAMESPACE
+from settings.errors import NAMESPACE
 from settings.model import Settings
 
 
