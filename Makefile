@@ -5,13 +5,19 @@ PYTHON ?= python3
 # OFFICIAL=1 tries again to download what could not be downloaded; YES=1 changes a real cloud without asking.
 OFFICIAL ?=
 YES ?=
+# For new-stack: whose stack, where, its first runner's project (an id), `pulumi stack init --secrets-provider`; DRY_RUN=1.
+TEAM ?=
+ENV ?=
+PROJECT ?=
+SECRETS_PROVIDER ?= passphrase
+DRY_RUN ?=
 
 VENV := .venv/bin
 ON_ALL_CORES := -n auto --dist loadgroup
 ON_STACK := --stack "$(STACK)" $(if $(YES),--yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up preview refresh down test lint acceptance sandbox-up sandbox-down clean
+.PHONY: help setup up preview refresh down config new-stack test lint acceptance sandbox-up sandbox-down clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/\1|\2/p' $(firstword $(MAKEFILE_LIST)) \
@@ -32,6 +38,13 @@ refresh: setup ## Take what is really there into the stack's state
 
 down: setup ## Remove everything that the stack declared; in the sandbox, the sandbox too
 	@$(VENV)/python -m scripts.stack down $(ON_STACK)
+
+config: setup ## Show what a stack's layers make of it, and which says what
+	@$(VENV)/python -m scripts.config "$(STACK)"
+
+new-stack: setup ## Make a stack for TEAM=x in ENV=y; DRY_RUN=1 only shows it
+	@$(VENV)/python -m scripts.new_stack --team="$(TEAM)" --environment="$(ENV)" $(if $(PROJECT),--project=$(PROJECT)) \
+		--secrets-provider="$(SECRETS_PROVIDER)" $(if $(DRY_RUN),--dry-run)
 
 test: setup ## Run the tests
 	@$(VENV)/python -m pytest $(ON_ALL_CORES) -m "not acceptance and not ground"

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pulumi
@@ -13,9 +14,9 @@ from clients.lookups import look_up
 from clients.openstack import Catalogue, connect
 from clients.readiness import engine_ready
 from components.docker_connection import options_for
-from components.fleet import Fleet, FleetArgs
+from components.fleet import Fleet, FleetArgs, Shared
 from components.leftovers import Leftovers
-from settings import DockerHost, SettingsError, load
+from settings import DockerHost, SettingsError, effective, load
 
 # The language host takes this status as: the user has been told.
 USER_WAS_TOLD = 32
@@ -24,14 +25,16 @@ USER_WAS_TOLD = 32
 def main() -> None:
     """Declares the stack; what is wrong with it is said before the first resource."""
     stack = pulumi.get_stack()
-    config = {key: str(value) for key, value in pulumi.runtime.config.get_config_env().items()}
-    settings = load(stack, config)
+    layers = effective(stack, {key: str(value) for key, value in pulumi.runtime.config.get_config_env().items()})
+    config = layers.config
+    settings = load(stack, config, layers)
     for line in settings.warnings:
         pulumi.log.warn(line)
-    providers = {
-        name: {key.removeprefix(f"{name}:"): value for key, value in config.items() if key.startswith(f"{name}:")}
-        for name in ("gitlab", "openstack")
-    }
+    providers = {name: _in_namespace(name, config) for name in ("gitlab", "openstack")}
+    shared = None
+    if layers.owner is not None:
+        said = {name: _in_namespace(name, layers.shared_config) for name in providers}
+        shared = Shared(layers.owner, providers["openstack"], **said)
     url = instance_url(providers["gitlab"], os.environ)
     gitlab = None
     if any(runner.scope is not None for runner in settings.runners.values()):
@@ -54,12 +57,17 @@ def main() -> None:
             gitlab_config=providers["gitlab"],
             gitlab_url=settings.gitlab_url or url,
             token_expiry=gitlab.token_expiry if gitlab is not None else None,
+            shared=shared,
         ),
     )
     pulumi.export("hosts", fleet.hosts)
     pulumi.export("runners", fleet.runners)
     if fleet.prometheus_targets is not None:
         pulumi.export("prometheusTargets", fleet.prometheus_targets)
+
+
+def _in_namespace(name: str, config: Mapping[str, str]) -> dict[str, str]:
+    return {key.removeprefix(f"{name}:"): value for key, value in config.items() if key.startswith(f"{name}:")}
 
 
 try:

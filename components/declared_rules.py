@@ -5,6 +5,7 @@ show it. This one knows all declared rules of a group. `pulumi refresh` makes it
 next update removes them.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import pulumi
@@ -21,19 +22,20 @@ class _DeclaredRulesProvider(OpenStackProvider):
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         with explained():
-            rules = list(self.connect().network.security_group_rules(security_group_id=id_))
+            rules = list(self.connect(props).network.security_group_rules(security_group_id=id_))
         undeclared = {rule.id: _described(rule) for rule in rules if rule.id not in props["rules"]}
         return ReadResult(id_, props | {"undeclared": undeclared})
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         changed = bool(_olds["undeclared"]) or sorted(_olds["rules"]) != sorted(_news["rules"])
+        changed = changed or _olds.get("cloud") != _news.get("cloud")
         replaced = _olds["group"] != _news["group"]
         return DiffResult(changes=changed or replaced, replaces=["group"] if replaced else [])
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         if _olds["undeclared"]:
             with explained():
-                network = self.connect().network
+                network = self.connect(_news).network
                 for rule in _olds["undeclared"]:
                     network.delete_security_group_rule(rule)
         return UpdateResult(_news | {"undeclared": {}})
@@ -47,7 +49,10 @@ def _described(rule: SecurityGroupRule) -> str:
 
 
 class DeclaredRules(Resource, module="openstack", name="DeclaredRules"):
-    """All declared rules of a security group; `undeclared` are the others by id, once a refresh has found them."""
+    """All declared rules of a security group; `undeclared` are the others by id, once a refresh has found them.
+
+    `cloud` is what the stack's layers say of the openstack provider.
+    """
 
     undeclared: pulumi.Output[dict[str, str]]
 
@@ -56,6 +61,8 @@ class DeclaredRules(Resource, module="openstack", name="DeclaredRules"):
         name: str,
         group: pulumi.Input[str],
         rules: list[pulumi.Output[str]],
+        cloud: Mapping[str, str] | None = None,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
-        super().__init__(_DeclaredRulesProvider(), name, {"group": group, "rules": rules, "undeclared": None}, opts)
+        properties = {"group": group, "rules": rules, "undeclared": None, "cloud": cloud}
+        super().__init__(_DeclaredRulesProvider(), name, properties, opts)

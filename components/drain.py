@@ -6,6 +6,7 @@ creating it does nothing, deleting it sends SIGQUIT to the runner managers and w
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,21 +46,24 @@ timeout {int(_props["grace"])} docker wait $managers >/dev/null"""
         login = Login(_props["user"], int(_props["port"]), list(_props["options"]))
         answer = asyncio.run(run(_props["address"], login, command))
         drained = answer.status in (0, _GRACE_IS_OVER)
-        if not drained and (answer.status != SSH_FAILED or self._is_running(_props["server"])):
+        if not drained and (answer.status != SSH_FAILED or self._is_running(_props)):
             raise ClientError(
                 f"cannot drain {_props['address']}: {' '.join(answer.error.split())}; jobs may be running there. "
                 f"Mend the machine, or give its jobs up with `openstack server stop {_props['server']}`"
             )
 
-    def _is_running(self, server: str) -> bool:
+    def _is_running(self, props: dict[str, Any]) -> bool:
         with explained():
-            found = self.connect().compute.find_server(server)
+            found = self.connect(props).compute.find_server(props["server"])
         return found is not None and found.status == "ACTIVE"
 
 
 @dataclass(frozen=True)
 class DrainArgs:
-    """`server` is Nova's id; `address`, `user`, `port` and `options` are for `ssh`; `grace` is in seconds."""
+    """`server` is Nova's id; `address`, `user`, `port` and `options` are for `ssh`; `grace` is in seconds.
+
+    `cloud` is what the stack's layers say of the openstack provider.
+    """
 
     server: pulumi.Input[str]
     address: pulumi.Input[str]
@@ -67,6 +71,7 @@ class DrainArgs:
     port: int
     options: pulumi.Input[list[str]]
     grace: int
+    cloud: Mapping[str, str] | None = None
 
 
 class Drain(Resource, module="docker", name="Drain"):

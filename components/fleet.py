@@ -13,18 +13,33 @@ from components.docker_connection import DockerConnection, DockerConnectionArgs
 from components.drain import SERVER_LABEL, Drain, DrainArgs
 from components.host_group import HostGroup, HostGroupArgs
 from components.leftovers import Leftovers
+from components.openstack_provider import openstack_provider
 from components.registration import Registration, RegistrationArgs, gitlab_provider
 from components.runner_manager import RunnerManager, RunnerManagerArgs
 from components.virtual_machine import VirtualMachine, VirtualMachineArgs
 from renderers.metrics import RUNNER_LABEL, prometheus_targets
-from settings import DockerHost, OpenStackHost, Settings
+from settings import DockerHost, OpenStackHost, Owner, Settings
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What a stack with layers has besides: its owner, whom all that is made names, and the providers' configuration.
+
+    `openstack_config` is all of the openstack provider's; `openstack` and `gitlab` are what layers may say of either,
+    none of it a secret. All are without their namespace.
+    """
+
+    owner: Owner
+    openstack_config: Mapping[str, str]
+    openstack: Mapping[str, str]
+    gitlab: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class FleetArgs:
     """`gitlab_config` is the gitlab provider's configuration, `gitlab_url` is GitLab as the runners reach it.
 
-    `token_expiry` is as in RegistrationArgs.
+    `token_expiry` is as in RegistrationArgs; `shared` is for a stack with layers.
     """
 
     project: str
@@ -35,6 +50,7 @@ class FleetArgs:
     gitlab_config: Mapping[str, str]
     gitlab_url: str
     token_expiry: Callable[[int], datetime | None] | None = None
+    shared: Shared | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +101,7 @@ class Fleet(pulumi.ComponentResource):
                     leftovers=args.leftovers,
                     provider=provider,
                     token_expiry=args.token_expiry,
+                    shared=(args.shared.gitlab or None) if args.shared is not None else None,
                 ),
                 opts=pulumi.ResourceOptions(parent=self),
             )
@@ -144,10 +161,19 @@ class Fleet(pulumi.ComponentResource):
     def _machines(self, host: OpenStackHost, found: Machines) -> list[_Host]:
         args = self._args
         description = f"{args.project}, stack {args.stack}"
+        metadata = {"pulumi-project": args.project, STACK_METADATA: args.stack}
+        providers: list[pulumi.ProviderResource] | None = None
+        if args.shared is not None:
+            parent = pulumi.ResourceOptions(parent=self)
+            providers = [openstack_provider(args.stack, args.shared.openstack_config, parent)]
+            named = vars(args.shared.owner)
+            metadata |= named
+            host = host.model_copy(update={"tags": (*host.tags, *(f"{key}={value}" for key, value in named.items()))})
+        cloud = args.shared.openstack if args.shared is not None else None
         group = HostGroup(
             args.stack,
-            HostGroupArgs(host=host, description=description, leftovers=args.leftovers),
-            opts=pulumi.ResourceOptions(parent=self),
+            HostGroupArgs(host=host, description=description, leftovers=args.leftovers, cloud=cloud),
+            opts=pulumi.ResourceOptions(parent=self, providers=providers),
         )
         hosts = []
         for number, name in enumerate(machine_names(args.stack, host.count), start=1):
@@ -158,13 +184,13 @@ class Fleet(pulumi.ComponentResource):
                     number=number,
                     group=group,
                     found=found,
-                    metadata={"pulumi-project": args.project, STACK_METADATA: args.stack},
+                    metadata=metadata,
                     description=f"{description}, host {name}",
                     leftovers=args.leftovers,
                     unfinished=name in args.lookups.unfinished_machines,
                     volume_broken=name in args.lookups.broken_volumes,
                 ),
-                opts=pulumi.ResourceOptions(parent=self),
+                opts=pulumi.ResourceOptions(parent=self, providers=providers),
             )
             connection = DockerConnection(
                 name, DockerConnectionArgs(host, machine), opts=pulumi.ResourceOptions(parent=machine)
@@ -182,6 +208,8 @@ class Fleet(pulumi.ComponentResource):
             "gitlab-runners.stack": self._args.stack,
             RUNNER_LABEL: runner,
         }
+        if self._args.shared is not None:
+            labels |= {f"gitlab-runners.{key}": value for key, value in vars(self._args.shared.owner).items()}
         if host.machine is not None:
             labels[SERVER_LABEL] = host.machine.instance.id
         return labels
@@ -198,6 +226,7 @@ class Fleet(pulumi.ComponentResource):
                 port=settings.ssh.port,
                 options=host.connection.ssh_options,
                 grace=self._args.settings.stop_grace_seconds,
+                cloud=self._args.shared.openstack if self._args.shared is not None else None,
             ),
             opts=pulumi.ResourceOptions(
                 parent=machine,

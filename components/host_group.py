@@ -1,5 +1,6 @@
 """What the virtual machines of a stack share: security group, key pair, server group."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -14,11 +15,15 @@ from settings import OpenStackHost
 
 @dataclass(frozen=True)
 class HostGroupArgs:
-    """`description` marks what is made, for people and for finding what an interrupted update left behind."""
+    """`description` marks what is made, for people and for finding what an interrupted update left behind.
+
+    `cloud` is what the stack's layers say of the openstack provider.
+    """
 
     host: OpenStackHost
     description: str
     leftovers: Leftovers
+    cloud: Mapping[str, str] | None = None
 
 
 class HostGroup(pulumi.ComponentResource):
@@ -68,7 +73,8 @@ class HostGroup(pulumi.ComponentResource):
             )
             for cidr in cidrs
         ]
-        DeclaredRules(name, group.id, [rule.id for rule in rules], opts=pulumi.ResourceOptions(parent=self))
+        declared = [rule.id for rule in rules]
+        DeclaredRules(name, group.id, declared, args.cloud, opts=pulumi.ResourceOptions(parent=self))
         if host.key_pair.name is not None:
             self.key_pair = host.key_pair.name
         else:

@@ -7,6 +7,7 @@ which comes before the registration's own deletion, waits.
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,14 +30,15 @@ class _JobsEndedProvider(ResourceProvider):
         return CreateResult(str(props["runner"]), dict(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        changed = [key for key in ("runner", "grace") if _olds.get(key) != _news.get(key)]
+        changed = [key for key in ("runner", "grace", "gitlab") if _olds.get(key) != _news.get(key)]
         return DiffResult(changes=bool(changed), replaces=[key for key in changed if key == "runner"])
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         return UpdateResult(dict(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        gitlab = GitLab(instance_url(self._gitlab, os.environ), self._gitlab, os.environ)
+        config = {**(_props.get("gitlab") or {}), **self._gitlab}
+        gitlab = GitLab(instance_url(config, os.environ), config, os.environ)
         end = time.monotonic() + _props["grace"]
         while gitlab.has_running_jobs(int(_props["runner"])) and time.monotonic() < end:
             time.sleep(_POLL_SECONDS)
@@ -44,10 +46,14 @@ class _JobsEndedProvider(ResourceProvider):
 
 @dataclass(frozen=True)
 class JobsEndedArgs:
-    """`runner` is GitLab's id; `grace` is in seconds."""
+    """`runner` is GitLab's id; `grace` is in seconds.
+
+    `gitlab` is what the stack's layers say of the gitlab provider.
+    """
 
     runner: pulumi.Input[str]
     grace: int
+    gitlab: Mapping[str, str] | None = None
 
 
 class JobsEnded(Resource, module="gitlab", name="JobsEnded"):

@@ -26,7 +26,7 @@ class RegistrationArgs:
     `grace` is how long in seconds the jobs of a registration may keep it, `protect` keeps it from being removed or
     replaced. `pages` is the URL below which its owner's runners have their pages, None where that is unknown.
     `token_expiry` looks up when the token of a runner, given by its id, expires. `provider` and `token_expiry` are not
-    used for a runner with a token of its own.
+    used for a runner with a token of its own. `shared` is what the stack's layers say of the gitlab provider.
     """
 
     runner: Runner
@@ -38,6 +38,7 @@ class RegistrationArgs:
     leftovers: Leftovers
     provider: gitlab.Provider | None
     token_expiry: Callable[[int], datetime | None] | None = None
+    shared: Mapping[str, str] | None = None
 
 
 class Registration(pulumi.ComponentResource):
@@ -84,7 +85,7 @@ class Registration(pulumi.ComponentResource):
             )
             JobsEnded(
                 name,
-                JobsEndedArgs(registered.id, args.grace),
+                JobsEndedArgs(registered.id, args.grace, args.shared),
                 opts=pulumi.ResourceOptions(
                     parent=self, custom_timeouts=pulumi.CustomTimeouts(delete=f"{args.grace + _DELETE_MARGIN_SECONDS}s")
                 ),

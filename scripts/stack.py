@@ -1,7 +1,8 @@
 """What `make` does with a stack: `python -m scripts.stack up --stack NAME`, and so on.
 
-The stack `sandbox` brings its own clouds, state and passphrase, and touches nothing of the user's; any other stack is
-run with the user's own state backend, credentials and environment.
+The stack `sandbox`, and those of teams whose cloud is called so, are run in the embedded sandbox: with its clouds, its
+state and its passphrase, and nothing of the user's is touched. Any other stack is run with the backend, credentials and
+environment of the user.
 """
 
 import argparse
@@ -22,9 +23,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from scripts.console import Failure, Step, failures_in_one_line
 from scripts.toolchain import ROOT, VENV, Toolchain
+from settings import SettingsError, effective
+from settings.layers import Layers, stack_file, stacks
 
 SANDBOX = "sandbox"
-STACKS = ROOT / "stacks"
 # Public on purpose, and no secret depends on it: the sandbox's tokens open nothing but the sandbox.
 SANDBOX_PASSPHRASE = "sandbox"
 # What would lead a client elsewhere than into the sandbox; where Pulumi keeps its plugins stays the user's.
@@ -53,47 +55,80 @@ class Stack:
 
 def open_stack(name: str) -> Stack:
     """A stack by its name, made in its backend when it is new there. Failure when it has no stack file."""
-    file = STACKS / f"Pulumi.{name.rpartition('/')[2]}.yaml"
-    if not file.exists():
-        known = ", ".join(
-            sorted(path.name.removeprefix("Pulumi.").removesuffix(".yaml") for path in STACKS.glob("Pulumi.*.yaml"))
-        )
-        raise Failure(f"there is no stack {name}: {file.relative_to(ROOT)} does not exist; stacks: {known or 'none'}")
-    stack = Stack(name, {**os.environ, **Toolchain.load().environment()})
-    if name == SANDBOX:
-        stack = sandbox_stack(ROOT / ".sandbox")
+    require_file(name)
+    stack = backend_of(name)
     if stack.run(["pulumi", "stack", "select", "--create", name]):
         raise Failure(f"the stack {name} cannot be opened in its state backend, see above")
     return stack
 
 
-def sandbox_stack(state: Path) -> Stack:
-    """The stack of the sandbox that runs with this state folder."""
+def backend_of(name: str) -> Stack:
+    """A stack by its name, as it is run here: in the sandbox, which must be running, or with what is the user's."""
+    if in_sandbox(name):
+        return sandbox_stack(ROOT / ".sandbox", name)
+    return Stack(name, {**os.environ, **Toolchain.load().environment()})
+
+
+def require_file(name: str) -> None:
+    """Failure when a stack has no file; its name may begin with its organization and project."""
+    file = stack_file(name.rpartition("/")[2])
+    if not file.exists():
+        known = ", ".join(stacks()) or "none"
+        raise Failure(f"there is no stack {name}: {file.relative_to(ROOT)} does not exist; stacks: {known}")
+
+
+def layers_of(name: str) -> Layers:
+    """A stack's layers. Failure with what is wrong with them."""
+    try:
+        return effective(name.rpartition("/")[2])
+    except SettingsError as error:
+        raise Failure(str(error)) from None
+
+
+def in_sandbox(name: str) -> bool:
+    """Whether a stack is run in the embedded sandbox."""
+    if name == SANDBOX:
+        return True
+    layers = layers_of(name)
+    return layers.owner is not None and layers.config.get("openstack:cloud") == SANDBOX
+
+
+def sandbox_stack(state: Path, name: str = SANDBOX) -> Stack:
+    """A stack in the sandbox that runs with this state folder."""
     environment = {name: value for name, value in os.environ.items() if not FOREIGN_VARIABLES.match(name)}
     environment |= Toolchain.load().environment() | _exports(state / "env")
     backend = state / "pulumi"
     backend.mkdir(parents=True, exist_ok=True)
     environment |= {"PULUMI_BACKEND_URL": backend.as_uri(), "PULUMI_CONFIG_PASSPHRASE": SANDBOX_PASSPHRASE}
-    for name in ("NO_PROXY", "no_proxy"):
-        environment[name] = ",".join(filter(None, (os.environ.get(name), LOOPBACK)))
-    return Stack(SANDBOX, environment, _sandbox_config(state, environment))
+    for variable in ("NO_PROXY", "no_proxy"):
+        environment[variable] = ",".join(filter(None, (os.environ.get(variable), LOOPBACK)))
+    return Stack(name, environment, _sandbox_config(state, name, environment))
 
 
-def _sandbox_config(state: Path, environment: Mapping[str, str]) -> Path:
-    """A copy of the sandbox's stack file with what only this machine knows: images, GitLab's URL and the SSH key."""
-    content: dict[str, Any] = yaml.safe_load((STACKS / f"Pulumi.{SANDBOX}.yaml").read_text())
-    config = content["config"]
+def _sandbox_config(state: Path, name: str, environment: Mapping[str, str]) -> Path:
+    """A copy of a stack's own file with what only this machine knows: images, GitLab's URL and the SSH key.
+
+    Its images are in no registry, so a runner that says nothing else does not ask one for them.
+    """
+    name = name.rpartition("/")[2]
+    all_layers: dict[str, Any] = layers_of(name).values.plain
+    content: dict[str, Any] = yaml.safe_load(stack_file(name).read_text())
+    config: dict[str, Any] = content.get("config") or {}
+    content["config"] = config
     manager = config.setdefault("gitlab-runners:manager", {})
     manager["image"], _, manager["version"] = environment["SANDBOX_RUNNER_IMAGE"].rpartition(":")
-    for runner in config["gitlab-runners:runners"].values():
-        runner["image"] = environment["SANDBOX_JOB_IMAGE"]
+    runners = config.setdefault("gitlab-runners:runners", {})
+    for runner, said in all_layers.get("gitlab-runners:runners", {}).items():
+        own = runners.setdefault(runner, {})
+        own["image"] = environment["SANDBOX_JOB_IMAGE"]
+        own.setdefault("pullPolicies", said.get("pullPolicies", ["if-not-present"]))
     config["gitlab-runners:gitlabUrl"] = environment["SANDBOX_GITLAB_URL"]
-    host = config["gitlab-runners:host"]
-    if host["kind"] == "openstack":
+    if all_layers.get("gitlab-runners:host", {}).get("kind") == "openstack":
         identity = state / "id_ed25519"
+        host = config.setdefault("gitlab-runners:host", {})
         host["keyPair"] = {"publicKey": public_key(identity)}
         host.setdefault("ssh", {})["identityFile"] = str(identity)
-    file = state / f"Pulumi.{SANDBOX}.yaml"
+    file = state / f"Pulumi.{name}.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False))
     return file
 
@@ -118,33 +153,34 @@ def _exports(file: Path) -> dict[str, str]:
 
 
 def up(name: str, yes: bool) -> None:
-    """Brings the stack up; the sandbox's then runs a first job."""
+    """Brings the stack up; one in the sandbox then runs a first job."""
     stack = _run_pulumi("up", name, yes)
-    if name == SANDBOX:
+    if in_sandbox(name):
         _first_job(stack)
 
 
 def down(name: str, yes: bool) -> None:
-    """Removes all that the stack declared; with the sandbox's, the sandbox as well."""
-    if name == SANDBOX and not (ROOT / ".sandbox").exists():
+    """Removes all that the stack declared; with the stack `sandbox`, the sandbox as well."""
+    if in_sandbox(name) and not (ROOT / ".sandbox").exists():
         print("The sandbox is down.")
         return
     try:
         _run_pulumi("destroy", name, yes)
     except Failure as failure:
-        hint = "; `make sandbox-down` takes the whole sandbox away" if name == SANDBOX else ""
+        hint = "; `make sandbox-down` takes the whole sandbox away" if in_sandbox(name) else ""
         raise Failure(f"{failure}{hint}") from None
     if name == SANDBOX:
         sandbox_down()
 
 
 def _run_pulumi(command: str, name: str, yes: bool) -> Stack:
-    if name == SANDBOX:
+    require_file(name)
+    if in_sandbox(name):
         # Also for `destroy`: clouds must answer to be emptied, even if the machine was restarted since.
         sandbox_up()
     stack = open_stack(name)
     # A real cloud is changed after a look at the plan, as `pulumi` itself has it; the sandbox needs no such care.
-    confirmed = (yes or name == SANDBOX) and command != "preview"
+    confirmed = (yes or in_sandbox(name)) and command != "preview"
     stack.pulumi(command, *(["--yes"] if confirmed else []))
     return stack
 
@@ -171,10 +207,14 @@ def _sandbox(command: str) -> int:
 
 
 def _first_job(stack: Stack) -> None:
-    assert stack.config_file is not None
-    runners = yaml.safe_load(stack.config_file.read_text())["config"]["gitlab-runners:runners"]
-    tags = next(iter(runners.values())).get("tags", [])
-    if stack.run([str(VENV / "bin" / "python"), "-m", "sandbox", "job", *(f"--tag={tag}" for tag in tags)]):
+    """A job for the first runner that takes one of an unprotected branch of its project."""
+    runners = layers_of(stack.name).values.plain["gitlab-runners:runners"].values()
+    runner = next((each for each in runners if "project" in each and not each.get("protected")), None)
+    if runner is None:
+        print("No first job: no runner of this stack takes one of an unprotected branch of its project.")
+        return
+    asked = [f"--project={runner['project']}", *(f"--tag={tag}" for tag in runner.get("tags", []))]
+    if stack.run([str(VENV / "bin" / "python"), "-m", "sandbox", "job", *asked]):
         raise Failure("the runner is up, but the job did not succeed, see above")
 
 

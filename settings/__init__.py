@@ -1,6 +1,7 @@
 """What a stack may say: typed, validated, and the only code that reads the stack's own configuration."""
 
 from settings.errors import SettingsError
+from settings.layers import Owner, effective
 from settings.load import load
 from settings.model import (
     BootVolume,
@@ -26,6 +27,7 @@ __all__ = [
     "Limits",
     "Manager",
     "OpenStackHost",
+    "Owner",
     "Proxy",
     "Prune",
     "Runner",
@@ -33,5 +35,6 @@ __all__ = [
     "SettingsError",
     "Ssh",
     "Updates",
+    "effective",
     "load",
 ]

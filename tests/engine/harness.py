@@ -182,22 +182,26 @@ class Project:
     clouds: Clouds
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
+    like: Stack | None = None
+    """The stack to begin with; that of the clouds when absent."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         backend = self.folder / "state"
         backend.mkdir(exist_ok=True)
-        # The sandbox's stack file, completed for this machine.
-        file = self.clouds.stack.config_file
+        stack = self.like or self.clouds.stack
+        self.stack = stack.name
+        # The stack's file, completed for this machine.
+        file = stack.config_file
         assert file is not None
-        self.file = self.folder / "Pulumi.sandbox.yaml"
+        self.file = self.folder / f"Pulumi.{stack.name}.yaml"
         self.file.write_text(file.read_text())
         self.environment = {
             **self.clouds.environment,
             "PULUMI_BACKEND_URL": backend.as_uri(),
             **self.environment,
         }
-        assert self.run("stack", "init", "sandbox").status == 0
+        assert self.run("stack", "init", self.stack).status == 0
 
     @property
     def config(self) -> dict[str, Any]:
@@ -231,7 +235,7 @@ class Project:
     def preview(self) -> Plan:
         """The plan: what would happen to which resource, without those that stay as they are."""
         result = subprocess.run(
-            ["pulumi", "preview", "--stack=sandbox", "--json", f"--config-file={self.file}"],
+            ["pulumi", "preview", f"--stack={self.stack}", "--json", f"--config-file={self.file}"],
             cwd=ROOT,
             env=self.environment,
             capture_output=True,
@@ -243,7 +247,7 @@ class Project:
 
     def failing_preview(self) -> Result:
         """A preview that must fail."""
-        result = self.run("preview", "--stack=sandbox", config=True)
+        result = self.run("preview", f"--stack={self.stack}", config=True)
         assert result.status != 0, result.output
         return result
 
@@ -255,12 +259,12 @@ class Project:
 
     def try_up(self, *arguments: str) -> Result:
         """Updates the stack, whatever comes of it."""
-        return self.run("up", "--stack=sandbox", "--yes", "--skip-preview", *arguments, config=True)
+        return self.run("up", f"--stack={self.stack}", "--yes", "--skip-preview", *arguments, config=True)
 
     def refresh(self) -> Plan:
         """Takes what is really there into the state and says what was found to be different."""
         preview = subprocess.run(
-            ["pulumi", "refresh", "--stack=sandbox", "--preview-only", "--json", f"--config-file={self.file}"],
+            ["pulumi", "refresh", f"--stack={self.stack}", "--preview-only", "--json", f"--config-file={self.file}"],
             cwd=ROOT,
             env=self.environment,
             capture_output=True,
@@ -268,26 +272,26 @@ class Project:
             check=False,
         )
         assert preview.returncode == 0, preview.stdout + preview.stderr
-        result = self.run("refresh", "--stack=sandbox", "--yes", "--skip-preview", config=True)
+        result = self.run("refresh", f"--stack={self.stack}", "--yes", "--skip-preview", config=True)
         assert result.status == 0, result.output
         return plan_of(json.loads(preview.stdout)["steps"])
 
     def destroy(self) -> Result:
         """Destroys the stack; it must succeed."""
-        result = self.run("destroy", "--stack=sandbox", "--yes", "--skip-preview", config=True)
+        result = self.run("destroy", f"--stack={self.stack}", "--yes", "--skip-preview", config=True)
         assert result.status == 0, result.output
         return result
 
     def outputs(self) -> dict[str, Any]:
         """The stack's outputs."""
-        result = self.run("stack", "output", "--stack=sandbox", "--json")
+        result = self.run("stack", "output", f"--stack={self.stack}", "--json")
         assert result.status == 0, result.output
         found: dict[str, Any] = json.loads(result.output)
         return found
 
     def export(self) -> dict[str, Any]:
         """The state as it is stored."""
-        result = self.run("stack", "export", "--stack=sandbox")
+        result = self.run("stack", "export", f"--stack={self.stack}")
         assert result.status == 0, result.output
         found: dict[str, Any] = json.loads(result.output)
         return found

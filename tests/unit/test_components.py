@@ -14,8 +14,21 @@ import yaml
 from pulumi.runtime import mocks, rpc, settings
 
 from clients.lookups import Lookups, Machines
-from components.fleet import Fleet, FleetArgs
-from settings import DockerHost, KeyPair, Limits, Manager, OpenStackHost, Proxy, Prune, Runner, Settings, Ssh, Updates
+from components.fleet import Fleet, FleetArgs, Shared
+from settings import (
+    DockerHost,
+    KeyPair,
+    Limits,
+    Manager,
+    OpenStackHost,
+    Owner,
+    Proxy,
+    Prune,
+    Runner,
+    Settings,
+    Ssh,
+    Updates,
+)
 
 HOST_KEY = "ssh-ed25519 AAAAhostkey"
 TOKEN = "glrt-the-token"
@@ -97,7 +110,11 @@ HOST = OpenStackHost(
 
 
 def declare(
-    host: OpenStackHost | DockerHost = HOST, token_expiry: datetime | None = None, **runners: Runner
+    host: OpenStackHost | DockerHost = HOST,
+    token_expiry: datetime | None = None,
+    *,
+    shared: Shared | None = None,
+    **runners: Runner,
 ) -> dict[str, Any]:
     """Declares a fleet and returns its outputs."""
     machines = Machines("flavor-id", "image-id", ["network-id"], 1450) if isinstance(host, OpenStackHost) else None
@@ -112,6 +129,7 @@ def declare(
         gitlab_config={"baseUrl": "https://gitlab.example/api/v4/", "token": "glpat-secret"},
         gitlab_url="https://gitlab.example",
         token_expiry=lambda _runner: token_expiry,
+        shared=shared,
     )
     outputs: dict[str, Any] = {}
 
@@ -508,3 +526,48 @@ def test_an_existing_engine_gets_managers_and_no_machine(registered: Registered)
     assert outputs["hosts"]["dev-1"]["dockerUrl"] == "unix:///run/user/1000/docker.sock"
     volumes = registered.inputs("Container", "dev-1-app")["volumes"]
     assert {"hostPath": "/run/user/1000/docker.sock", "containerPath": "/var/run/docker.sock"} in volumes
+
+
+SHARED = Shared(
+    Owner("payments", "prod"),
+    openstack_config={"cloud": "prod", "password": "very-secret", "insecure": "true", "maxRetries": "3"},
+    openstack={"cloud": "prod"},
+    gitlab={"baseUrl": "https://gitlab.example/api/v4/"},
+)
+
+
+def test_all_that_a_teams_stack_makes_names_team_and_environment(registered: Registered) -> None:
+    declare(HOST.model_copy(update={"tags": ("mine",), "floating_ip_pool": "public"}), shared=SHARED)
+    named = {"team": "payments", "environment": "prod"}
+    assert named.items() <= registered.inputs("Instance", "dev-1")["metadata"].items()
+    for kind in ("Instance", "Port", "FloatingIp"):
+        assert registered.inputs(kind, "dev-1")["tags"] == ["mine", "team=payments", "environment=prod"]
+    assert registered.inputs("SecGroup", "dev")["tags"] == ["mine", "team=payments", "environment=prod"]
+    for kind in ("Volume", "Container"):
+        labels = {label["label"]: label["value"] for label in registered.inputs(kind, "dev-1-app")["labels"]}
+        assert {f"gitlab-runners.{key}": value for key, value in named.items()}.items() <= labels.items()
+
+
+def test_a_stack_without_layers_names_neither(registered: Registered) -> None:
+    declare()
+    assert set(registered.inputs("Instance", "dev-1")["metadata"]) == {"pulumi-project", "pulumi-stack"}
+    assert "tags" not in registered.inputs("Instance", "dev-1")
+    assert not [label for label in registered.inputs("Volume", "dev-1-app")["labels"] if "team" in label["label"]]
+
+
+def test_the_cloud_of_the_layers_reaches_all_that_speak_to_it(registered: Registered) -> None:
+    declare(shared=SHARED)
+    provider = registered.inputs("providers:openstack", "dev")
+    assert (provider["cloud"], provider["insecure"], provider["maxRetries"]) == ("prod", "true", "3")
+    for resource in registered.resources:
+        if resource.typ.startswith("openstack:"):
+            assert (resource.provider or "").endswith("::dev::dev-id"), resource.name
+    assert registered.inputs("DeclaredRules", "dev")["cloud"] == {"cloud": "prod"}
+    assert registered.inputs("Drain", "dev-1")["cloud"] == {"cloud": "prod"}
+    assert registered.inputs("JobsEnded", "dev-app")["gitlab"] == {"baseUrl": "https://gitlab.example/api/v4/"}
+
+
+def test_without_layers_the_engine_configures_the_cloud(registered: Registered) -> None:
+    declare()
+    assert not registered.of("providers:openstack")
+    assert not {"cloud", "gitlab"} & {key for resource in registered.of("") for key in resource.inputs}

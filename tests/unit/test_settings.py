@@ -11,8 +11,9 @@ from jsonschema import Draft202012Validator
 
 from renderers.config_toml import ConfigToml, Dind, Limits, config_toml
 from settings import DockerHost, OpenStackHost, Prune, Settings, SettingsError, load
+from settings.layers import owner_of
 from settings.reference import page
-from settings.schema import stack_file_schema
+from settings.schema import SCHEMAS, stack_file_schema
 from tests.certificates import certificate
 
 HOST: dict[str, Any] = {
@@ -532,9 +533,11 @@ def test_a_stack_without_a_file_is_named() -> None:
     assert "stacks/Pulumi.typo.yaml" in mistake(stack="typo", host=None, runners=None)
 
 
-def test_the_published_schema_is_the_models() -> None:
-    published = json.loads(Path("docs/reference/stack.schema.json").read_text())
-    assert published == stack_file_schema(), "run: python -m settings.schema > docs/reference/stack.schema.json"
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_the_published_schemas_are_the_models(name: str) -> None:
+    published = json.loads(Path(f"docs/reference/{name}.schema.json").read_text())
+    command = f"python -m settings.schema {name} > docs/reference/{name}.schema.json"
+    assert published == SCHEMAS[name](), f"run: {command}"
 
 
 def test_the_published_reference_is_the_models() -> None:
@@ -570,11 +573,63 @@ def test_editors_underline_what_the_program_refuses() -> None:
     assert in_editor(host=HOST, runners={"app": RUNNER | {"advanced": {"output_limit": "1"}}})
 
 
-@pytest.mark.parametrize("path", sorted(Path("stacks").glob("Pulumi.*.yaml")), ids=str)
-def test_every_stack_file_fits_the_schema(path: Path) -> None:
-    Draft202012Validator(stack_file_schema()).validate(yaml.safe_load(path.read_text()))
+def schema_of(path: Path) -> str:
+    """Name of the schema of a file of stacks."""
+    if path.name.startswith("Pulumi."):
+        stack = path.name.removeprefix("Pulumi.").removesuffix(".yaml")
+        return "team-stack" if owner_of(stack) is not None else "stack"
+    return "team" if path.parent.name == "teams" else "environment"
 
 
-@pytest.mark.parametrize("path", sorted(Path("stacks").glob("Pulumi.*.yaml")), ids=str)
-def test_every_stack_file_names_the_schema(path: Path) -> None:
-    assert path.read_text().startswith("# yaml-language-server: $schema=../docs/reference/stack.schema.json\n")
+@pytest.mark.parametrize("path", sorted(Path("stacks").rglob("*.yaml")), ids=str)
+def test_every_stack_file_and_layer_fits_its_schema(path: Path) -> None:
+    Draft202012Validator(SCHEMAS[schema_of(path)]()).validate(yaml.safe_load(path.read_text()))
+
+
+@pytest.mark.parametrize("path", sorted(Path("stacks").rglob("*.yaml")), ids=str)
+def test_every_stack_file_and_layer_names_its_schema(path: Path) -> None:
+    up = "../" * (len(path.parts) - 1)
+    schema = f"{up}docs/reference/{schema_of(path)}.schema.json"
+    assert path.read_text().startswith(f"# yaml-language-server: $schema={schema}\n")
+
+
+def underlined(schema: str, file: dict[str, Any]) -> bool:
+    """Whether an editor underlines something in a layer or a team's stack file."""
+    return not Draft202012Validator(SCHEMAS[schema]()).is_valid(file)
+
+
+@pytest.mark.parametrize(
+    ("schema", "file"),
+    [
+        ("environment", {"config": {"openstack:cloud": "dev", "gitlab-runners:host": {"flavor": "m1.small"}}}),
+        ("environment", {"config": {"gitlab-runners:host": {"mtu": 1400}, "gitlab:insecure": True}}),
+        ("environment", {"config": {}}),
+        ("team", {"gitlab": {"projects": [1]}, "config": {"gitlab-runners:runners": {"app": {"tags": ["docker"]}}}}),
+        ("team", {"config": {"gitlab-runners:host": {"proxy": {"http": "http://proxy.example"}}}}),
+        ("team-stack", {"config": {"gitlab-runners:runners": {"app": {"token": {"secure": "v1:abc"}}}}}),
+        ("team-stack", {"config": {"gitlab:token": {"secure": "v1:abc"}}, "encryptionsalt": "v1:abc"}),
+    ],
+)
+def test_a_layer_may_say_a_part(schema: str, file: dict[str, Any]) -> None:
+    assert not underlined(schema, file)
+
+
+@pytest.mark.parametrize(
+    ("schema", "file"),
+    [
+        ("environment", {"config": {"gitlab-runners:runners": {}}}),
+        ("environment", {"config": {"gitlab:token": "glpat"}}),
+        ("environment", {"config": {"openstack:password": "x"}}),
+        ("environment", {"config": {"gitlab-runners:manager": {"advanced": {"sentry_dsn": "https://x"}}}}),
+        ("environment", {"gitlab": {"projects": [1]}}),
+        ("team", {"config": {"openstack:cloud": "mine"}}),
+        ("team", {"config": {"gitlab-runners:gitlabUrl": "https://gitlab.example"}}),
+        ("team", {"config": {"gitlab-runners:runners": {"app": {"token": {"secure": "v1:abc"}}}}}),
+        ("team", {"config": {"gitlab-runners:host": {"flavour": "m1.small"}}}),
+        ("team", {"gitlab": {"projects": ["payments/app"]}}),
+        ("team-stack", {"config": {"gitlab-runners:runner": {}}}),
+        ("team-stack", {"gitlab": {"projects": [1]}}),
+    ],
+)
+def test_a_layer_is_offered_nothing_that_it_may_not_say(schema: str, file: dict[str, Any]) -> None:
+    assert underlined(schema, file)
