@@ -112,7 +112,7 @@ def _sandbox_config(state: Path, name: str, environment: Mapping[str, str]) -> P
     """
     name = name.rpartition("/")[2]
     all_layers: dict[str, Any] = layers_of(name).values.plain
-    content: dict[str, Any] = yaml.safe_load(stack_file(name).read_text())
+    content: dict[str, Any] = yaml.safe_load(stack_file(name).read_text()) or {}
     config: dict[str, Any] = content.get("config") or {}
     content["config"] = config
     manager = config.setdefault("gitlab-runners:manager", {})

@@ -11,6 +11,7 @@ Maps merge, everything else replaces. Any other stack is its own file and nothin
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -67,6 +68,7 @@ _FILES: Mapping[Kind, str] = {
     "team": "the team's file",
     "stack": "the stack's own file",
 }
+_NUMBER = r"[-+]?[0-9][0-9a-fA-FxXoO_]*"
 # The part of a team's file that tells what is the team's in GitLab.
 _SCOPES = "gitlab"
 
@@ -280,15 +282,15 @@ def _layer_files(stack: str, owner: Owner | None, folder: Path) -> list[tuple[Ki
 
 def _read(file: Path) -> Value:
     """A layer's file as a map, which an empty file is too."""
-    loader = yaml.SafeLoader(file.read_text())
     try:
+        loader = yaml.SafeLoader(file.read_text())
         node = loader.get_single_node()
         value = _value(loader, node, file) if node is not None else Value(Origin(file, 1), {})
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark is not None else None
-        raise SettingsError(f"{Origin(file, line)}: is not YAML: {error.problem}") from None
-    finally:
-        loader.dispose()
+    except yaml.YAMLError as error:
+        problem, line = " ".join(str(error).split()), None
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+            problem, line = error.problem or problem, error.problem_mark.line + 1
+        raise SettingsError(f"{Origin(file, line)}: is not YAML: {problem}") from None
     if not isinstance(value.content, dict):
         raise SettingsError(f"{value.origin}: must be a map with config")
     return value
@@ -302,11 +304,16 @@ def _value(loader: yaml.SafeLoader, node: yaml.Node, file: Path) -> Value:
         for key, inner in node.value:
             # The line of the key: that of a map is the one after it.
             value = _value(loader, inner, file)
-            content[str(loader.construct_object(key))] = Value(Origin(file, key.start_mark.line + 1), value.content)
+            content[str(key.value)] = Value(Origin(file, key.start_mark.line + 1), value.content)
         return Value(origin, content)
     if isinstance(node, yaml.SequenceNode):
         return Value(origin, [_value(loader, inner, file) for inner in node.value])
-    return Value(origin, loader.construct_object(node))
+    value = loader.construct_object(node)
+    # As Pulumi reads it, which knows no dates, no `yes` and no 1:30: those are text.
+    is_text = not isinstance(value, str | int | float | None) or (
+        isinstance(value, int) and node.value.lower() not in {"true", "false"} and not re.fullmatch(_NUMBER, node.value)
+    )
+    return Value(origin, node.value if is_text else value)
 
 
 def _config(document: Value) -> Value:

@@ -39,6 +39,10 @@ def test_those_of_dev_share_a_cloud_an_engine_and_nothing_else(
     team_stack: Callable[[str], Project], sandbox: Sandbox
 ) -> None:
     payments, storefront = (team_stack(f"{team}-dev") for team in TEAMS)
+    for project in (payments, storefront):
+        # Only the environment's layer says which cloud it is.
+        project.environment.pop("OS_CLOUD")
+        assert "openstack:cloud" not in project.config
     at_once(payments.up, storefront.up)
     assert at_once(payments.preview, storefront.preview) == [{}, {}]
     cloud = sandbox.openstack

@@ -125,6 +125,20 @@ def test_pulumis_own_values_win_and_have_the_lines_of_the_file(write: Write) -> 
     assert "gitlab:token" not in layers.shared_config
 
 
+def test_values_are_read_as_pulumi_reads_them(write: Write) -> None:
+    team = """\
+config:
+  gitlab-runners:runners:
+    app:
+      rotation: 2026-01-31
+      maximumTimeout: 7200
+      environment: {ON: yes, PORTS: 80:81, EMPTY: ""}
+"""
+    runner = loaded(write(teams__payments=team)).runners["app"]
+    assert (runner.rotation, runner.maximum_timeout) == ("2026-01-31", 7200)
+    assert runner.environment == {"ON": "yes", "PORTS": "80:81", "EMPTY": ""}
+
+
 def test_what_the_layers_share_of_the_providers_is_no_secret(write: Write) -> None:
     folder = write(_stack=STACK + "  openstack:region: two\n  openstack:password: {secure: v1:abc}\n")
     assert effective("payments-prod", folder=folder).shared_config == {
