@@ -18,7 +18,7 @@ from components.registration import Registration, RegistrationArgs, gitlab_provi
 from components.runner_manager import RunnerManager, RunnerManagerArgs
 from components.virtual_machine import VirtualMachine, VirtualMachineArgs
 from renderers.metrics import RUNNER_LABEL, prometheus_targets
-from settings import DockerHost, OpenStackHost, Owner, Settings
+from settings import DockerHost, OpenStackHost, Owner, Runner, Settings
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Fleet(pulumi.ComponentResource):
                 RegistrationArgs(
                     runner=runner,
                     key=f"gitlab-runners:runners.{runner_name}",
-                    description=runner.description or f"{args.stack} {runner_name}",
+                    description=self._description(runner_name, runner),
                     pages=args.lookups.runner_pages.get(runner_name),
                     grace=settings.stop_grace_seconds,
                     protect=settings.protect,
@@ -197,6 +197,12 @@ class Fleet(pulumi.ComponentResource):
             )
             hosts.append(_Host(name, connection, found.mtu, machine.addresses, machine))
         return hosts
+
+    def _description(self, name: str, runner: Runner) -> str:
+        if not runner.description:
+            return f"{self._args.stack} {name}"
+        # A team's file says one for all of its stacks, and each must find its own again.
+        return runner.description if self._args.shared is None else f"{runner.description} ({self._args.stack})"
 
     def _existing(self, host: DockerHost) -> _Host:
         name = f"{self._args.stack}-1"

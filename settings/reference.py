@@ -10,9 +10,10 @@ from settings.model import Settings
 _HEAD = f"""\
 # The stack file
 
-`stacks/Pulumi.<stack>.yaml` says everything about a stack. The program's keys lie below `config:` and start with
-`{NAMESPACE}:`; the connection to OpenStack and GitLab is the providers' own configuration (`openstack:cloud`,
-`gitlab:baseUrl`, `gitlab:token`, …) or their environment variables.
+`stacks/Pulumi.<stack>.yaml` says everything about a stack; one of a team shares part of it with others, in
+[layers](layers.md). The program's keys lie below `config:` and start with `{NAMESPACE}:`; the connection to OpenStack
+and GitLab is the providers' own configuration (`openstack:cloud`, `gitlab:baseUrl`, `gitlab:token`, …) or their
+environment variables.
 
 This page is generated from the model in `settings/model.py`; so is the
 [JSON Schema](stack.schema.json) that editors use.

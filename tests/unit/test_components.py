@@ -548,6 +548,12 @@ def test_all_that_a_teams_stack_makes_names_team_and_environment(registered: Reg
         assert {f"gitlab-runners.{key}": value for key, value in named.items()}.items() <= labels.items()
 
 
+def test_runners_of_two_stacks_with_one_description_differ(registered: Registered) -> None:
+    described = Runner(project=1, tags=("docker",), description="Builds the shop")
+    declare(shared=SHARED, app=described)
+    assert registered.inputs("UserRunner", "dev-app")["description"] == "Builds the shop (dev)"
+
+
 def test_a_stack_without_layers_names_neither(registered: Registered) -> None:
     declare()
     assert set(registered.inputs("Instance", "dev-1")["metadata"]) == {"pulumi-project", "pulumi-stack"}
