@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +26,7 @@ config:
   #   pulumi config set --stack {stack} --secret gitlab:token
   gitlab-runners:runners:
     app:
-      project: {project}
+      {scope}
       # Jobs with one of these tags; `runUntagged: true` takes those without tags too.
       tags: [docker]
 """
@@ -69,38 +69,41 @@ class NewStack:
         if own.exists():
             raise Failure(f"the stack {self.name} has its file already: {shown(own)}")
         files: dict[Path, str] = {}
-        team_file = self.folder / "teams" / f"{self.team}.yaml"
-        if not team_file.is_file():
-            names = {"team": self.team, "project": self._project(team_file)}
-            files[team_file.relative_to(self.folder)] = _TEAM.format(**names)
+        team_file = Path("teams") / f"{self.team}.yaml"
+        scope = self._scope(is_new=not (self.folder / team_file).is_file())
+        if not (self.folder / team_file).is_file():
+            files[team_file] = _TEAM.format(team=self.team, project=self.project)
+        names = {"stack": self.name, "team": self.team, "environment": self.environment}
+        files[Path(own.name)] = _STACK.format(**names, scope=scope)
         with TemporaryDirectory() as copy:
-            shutil.copytree(self.folder, copy, dirs_exist_ok=True)
-            tried = Path(copy)
-            for file, text in files.items():
-                (tried / file).parent.mkdir(exist_ok=True)
-                (tried / file).write_text(text)
-            names = {"stack": self.name, "team": self.team, "environment": self.environment}
-            text = _STACK.format(**names, project=self._project(team_file))
-            files[own.relative_to(self.folder)] = text
-            (tried / own.name).write_text(text)
+            tried = shutil.copytree(self.folder, Path(copy) / self.folder.name)
+            _write(files, tried)
             try:
                 layers = effective(self.name, folder=tried)
                 load(self.name, layers.config, layers)
             except SettingsError as error:
-                raise Failure(str(error).replace(f"{copy}/", f"{shown(self.folder)}/")) from None
+                raise Failure(str(error).replace(f"{tried}/", f"{shown(self.folder)}/")) from None
         return files
 
-    def _project(self, team_file: Path) -> int:
+    def _scope(self, *, is_new: bool) -> str:
+        """Where the first runner belongs: to the project asked for, or to the first of what is the team's."""
         if self.project is not None:
-            return self.project
-        if team_file.is_file():
-            try:
-                scopes = effective(self.name, folder=self.folder).scopes
-            except SettingsError as error:
-                raise Failure(str(error)) from None
-            if scopes is not None and scopes.projects:
-                return min(scopes.projects)
+            return f"project: {self.project}"
+        try:
+            scopes = None if is_new else effective(self.name, folder=self.folder).scopes
+        except SettingsError as error:
+            raise Failure(str(error)) from None
+        if scopes is not None and scopes.projects:
+            return f"project: {min(scopes.projects)}"
+        if scopes is not None and scopes.groups:
+            return f"group: {min(scopes.groups)}"
         raise Failure("name the project for the first runner by its id in GitLab: PROJECT=…")
+
+
+def _write(files: Mapping[Path, str], folder: Path) -> None:
+    for file, text in files.items():
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text(text)
 
 
 def create(asked: NewStack, secrets_provider: str, *, dry_run: bool) -> None:
@@ -112,9 +115,8 @@ def create(asked: NewStack, secrets_provider: str, *, dry_run: bool) -> None:
             print(f"Would write {shown(asked.folder / file)}:\n\n{text}")
         print(f"Would run: {' '.join(command)}")
         return
-    for file, text in files.items():
-        (asked.folder / file).parent.mkdir(exist_ok=True)
-        (asked.folder / file).write_text(text)
+    _write(files, asked.folder)
+    for file in files:
         print(f"Wrote {shown(asked.folder / file)}")
     if in_sandbox(asked.name):
         sandbox_up()

@@ -77,6 +77,13 @@ def test_a_new_stack_is_valid_and_explains_itself(folder: Path) -> None:
     assert load("payments-stage", layers.config, layers).runners["app"].project == 100
 
 
+def test_a_team_of_a_group_alone_gets_a_runner_of_the_group(folder: Path) -> None:
+    (folder / "teams" / "web-shop.yaml").write_text("gitlab: {groups: [12, 11]}\n")
+    files = NewStack("web-shop", "dev", None, folder).files()
+    runners = yaml.safe_load(files[Path("Pulumi.web-shop-dev.yaml")])["config"]["gitlab-runners:runners"]
+    assert runners == {"app": {"group": 11, "tags": ["docker"]}}
+
+
 def test_a_new_team_gets_a_file_too(folder: Path) -> None:
     files = NewStack("web-shop", "dev", 101, folder).files()
     assert [str(file) for file in files] == ["teams/web-shop.yaml", "Pulumi.web-shop-dev.yaml"]
