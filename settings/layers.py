@@ -110,11 +110,12 @@ class Value:
         """What stands at a location, or the innermost map or list on the way there."""
         if location:
             name, *rest = location
-            if isinstance(self.content, dict) and name in self.content:
-                return self.content[name].at(rest) if isinstance(self.content[name], Value) else self
-            if isinstance(self.content, list) and isinstance(name, int) and name < len(self.content):
-                inner: Value = self.content[name]
-                return inner.at(rest)
+            inner: Value | None = None
+            if isinstance(self.content, dict):
+                inner = self.content.get(name)
+            elif isinstance(self.content, list) and isinstance(name, int) and name < len(self.content):
+                inner = self.content[name]
+            return self if inner is None else inner.at(rest)
         return self
 
 
@@ -200,24 +201,17 @@ def effective(stack: str, config: Mapping[str, str] | None = None, folder: Path 
     and what is encrypted there stays so.
     """
     owner = owner_of(stack, folder)
-    file = stack_file(stack, folder)
-    values, scopes, errors = Value(Origin(file, None), {}), None, []
-    for kind, path in _layer_files(stack, owner, folder):
-        if kind == "stack" and config is not None and owner is None:
-            # Nothing of it is needed: Pulumi has read it, if it is there at all.
-            continue
-        if not path.is_file():
-            continue
-        document = _read(path)
-        errors += _mistakes(kind, document)
-        layer = _config(document)
+    values, scopes, errors = Value(Origin(folder, None), {}), None, []
+    for kind, file in _layer_files(stack, owner, folder):
+        # The file of a stack without layers says no more than Pulumi has read there.
+        is_needed = owner is not None or config is None
+        document = _read(file) if is_needed and file.is_file() else Value(Origin(file, None), {})
+        if owner is not None:
+            errors += _mistakes(kind, document)
         if kind == "team" and _SCOPES in document.content:
             scopes = _scopes(document.content[_SCOPES], errors)
-        if kind == "stack" and config is not None:
-            layer = _located(config, layer)
-        values = _merged(values, layer)
-    if config is not None and (owner is None or not file.is_file()):
-        values = _merged(values, _located(config, Value(Origin(file, None), {})))
+        layer = _config(document)
+        values = _merged(values, _located(config, layer) if kind == "stack" and config is not None else layer)
     if errors:
         raise SettingsError("\n".join(errors))
     return Layers(stack, owner, values, scopes, _missing(stack, owner, folder))
