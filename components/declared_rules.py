@@ -27,7 +27,8 @@ class _DeclaredRulesProvider(OpenStackProvider):
         return ReadResult(id_, props | {"undeclared": undeclared})
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        changed = bool(_olds["undeclared"]) or sorted(_olds["rules"]) != sorted(_news["rules"])
+        # Not sorted: in a preview a rule that is new is Unknown, which has no order.
+        changed = bool(_olds["undeclared"]) or set(_olds["rules"]) != set(_news["rules"])
         changed = changed or _olds.get("cloud") != _news.get("cloud")
         replaced = _olds["group"] != _news["group"]
         return DiffResult(changes=changed or replaced, replaces=["group"] if replaced else [])

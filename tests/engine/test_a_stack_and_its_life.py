@@ -172,6 +172,15 @@ def test_what_gitlab_keeps_is_changed_in_place(project: Project, sandbox: Sandbo
     project.up()
 
 
+def test_a_network_more_from_which_ssh_is_allowed_is_one_rule_more(project: Project) -> None:
+    project.configure(lambda config: config["host"]["sshFrom"].append("198.51.100.0/24"))
+    assert project.preview() == {
+        "SecGroupRule sandbox-ssh-198.51.100.0/24": "create",
+        "DeclaredRules sandbox": "update",
+    }
+    project.configure(lambda config: config["host"]["sshFrom"].pop())
+
+
 def test_a_token_is_rotated_and_the_old_registration_stays_for_its_jobs(project: Project, sandbox: Sandbox) -> None:
     managers = sandbox.managers()
     old = project.outputs()["runners"]["app"]["id"]
