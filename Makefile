@@ -17,11 +17,11 @@ ON_ALL_CORES := -n auto --dist loadgroup
 ON_STACK := --stack "$(STACK)" $(if $(YES),--yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up preview refresh down config new-stack test lint acceptance sandbox-up sandbox-down clean
+.PHONY: help setup up preview preview-comment refresh down config new-stack test lint acceptance sandbox-up sandbox-down clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/\1|\2/p' $(firstword $(MAKEFILE_LIST)) \
-		| while IFS='|' read -r target text; do printf '  make %-14s %s\n' "$$target" "$$text"; done
+		| while IFS='|' read -r target text; do printf '  make %-15s %s\n' "$$target" "$$text"; done
 	@echo 'STACK=name chooses the stack (default: sandbox), YES=1 answers Pulumi, OFFICIAL=1 tries downloads again.'
 
 setup: ## Bring the Python environment, the Pulumi CLI and the provider plugins
@@ -32,6 +32,9 @@ up: setup ## Bring the stack up; in the sandbox, run a first job too
 
 preview: setup ## Show what `make up` would change
 	@$(VENV)/python -m scripts.stack preview $(ON_STACK)
+
+preview-comment: setup ## Make the preview comment of the sandbox's stacks, and post it to the sandbox's GitLab
+	@$(VENV)/python -m scripts.preview_comment
 
 refresh: setup ## Take what is really there into the stack's state
 	@$(VENV)/python -m scripts.stack refresh $(ON_STACK)

@@ -13,7 +13,10 @@ import pytest
 import requests
 from aiohttp import web
 from gitlab.exceptions import GitlabHttpError
+from gitlab.v4.objects import ProjectMergeRequest
 
+from review.comment import MARKER
+from review.hosts import GitLabMergeRequest, HostError, MergeRequest
 from sandbox.gitlab import Tokens, gitlab_app, seed
 from sandbox.store import Store
 
@@ -378,3 +381,77 @@ def test_a_job_is_run_as_gitlab_runner_does_it(sandbox: Sandbox) -> None:
 def test_a_job_without_a_script_or_project_is_refused(sandbox: Sandbox) -> None:
     assert sandbox.call("POST", "/sandbox/jobs", json={"script": []}).status_code == 400
     assert sandbox.call("POST", "/sandbox/jobs", json={"script": "true", "project": 5}).status_code == 404
+
+
+def merge_request(sandbox: Sandbox, token: str | None = None, project: int = PROJECT_A) -> ProjectMergeRequest:
+    """A merge request that was just opened, as the client of a token sees it."""
+    opened = sandbox.call("POST", "/sandbox/merge_requests", json={"project": project, "title": "A change"})
+    assert opened.status_code == 201, opened.text
+    client = sandbox.client(token or sandbox.tokens.administrator)
+    return client.projects.get(project).mergerequests.get(opened.json()["iid"])
+
+
+def test_notes_are_created_listed_changed_and_deleted(sandbox: Sandbox) -> None:
+    request = merge_request(sandbox)
+    assert request.web_url.endswith(f"/team-a/app/-/merge_requests/{request.iid}")
+    first, second = (request.notes.create({"body": body}) for body in ("first", "second"))
+    assert (first.system, first.noteable_type, first.noteable_iid) == (False, "MergeRequest", request.iid)
+    assert first.author["username"] == "root"
+    assert [note.id for note in request.notes.list(get_all=True)] == [second.id, first.id]
+    assert [note.id for note in request.notes.list(get_all=True, sort="asc", per_page=1)] == [first.id, second.id]
+    request.notes.update(first.id, {"body": "other"})
+    changed = request.notes.get(first.id)
+    assert (changed.body, changed.created_at) == ("other", first.created_at)
+    assert changed.updated_at >= first.updated_at
+    request.notes.delete(first.id)
+    assert [note.id for note in request.notes.list(get_all=True)] == [second.id]
+    with pytest.raises(gitlab.GitlabGetError, match="404 Note Not Found"):
+        request.notes.get(first.id)
+
+
+def test_a_note_is_neither_empty_nor_longer_than_a_million_characters(sandbox: Sandbox) -> None:
+    request = merge_request(sandbox)
+    assert len(request.notes.create({"body": "ä" * 1_000_000}).body) == 1_000_000
+    for body in (" ", "x" * 1_000_001):
+        with pytest.raises(gitlab.GitlabCreateError, match="400 Bad request - Note"):
+            request.notes.create({"body": body})
+
+
+def test_notes_belong_to_their_merge_request_and_their_author(sandbox: Sandbox) -> None:
+    request, other = merge_request(sandbox), merge_request(sandbox, project=PROJECT_B)
+    note = request.notes.create({"body": "the administrator's"})
+    assert not other.notes.list(get_all=True)
+    with pytest.raises(gitlab.GitlabGetError, match="404"):
+        other.notes.get(note.id)
+    # Its scopes allow to read, and only that.
+    platform = sandbox.client(sandbox.tokens.platform).projects.get(PROJECT_A).mergerequests.get(request.iid)
+    assert [each.id for each in platform.notes.list(get_all=True)] == [note.id]
+    with pytest.raises(gitlab.GitlabCreateError, match="insufficient_scope"):
+        platform.notes.create({"body": "x"})
+
+
+def test_the_preview_comment_is_one_note_that_is_updated(sandbox: Sandbox) -> None:
+    request = merge_request(sandbox)
+    person = request.notes.create({"body": "looks good"})
+    place = MergeRequest(sandbox.url, str(PROJECT_A), request.iid)
+    host = GitLabMergeRequest(place, sandbox.tokens.administrator, job=False)
+    assert host.post(f"{MARKER}\nnothing", create=False) is None
+    first = host.post(f"{MARKER}\n/approve\nfirst push")
+    assert host.post(f"{MARKER}\nsecond push") == first
+    # Above the first page of a long discussion.
+    for number in range(120):
+        request.notes.create({"body": f"{number}: see {MARKER}"})
+    assert host.post(f"{MARKER}\nthird push") == first
+    notes = request.notes.list(get_all=True, sort="asc")
+    assert [note.body for note in notes[:2]] == [person.body, f"{MARKER}\nthird push"]
+    assert len(notes) == 122
+
+
+def test_a_comment_that_cannot_be_posted_says_what_is_missing(sandbox: Sandbox) -> None:
+    place = MergeRequest(sandbox.url, str(PROJECT_A), merge_request(sandbox).iid)
+    with pytest.raises(HostError, match="a CI job token may read notes, but not write them"):
+        GitLabMergeRequest(place, "a-job-token", job=True).post(MARKER)
+    with pytest.raises(HostError, match="REVIEW_TOKEN needs the scope api"):
+        GitLabMergeRequest(place, sandbox.tokens.platform, job=False).post(MARKER)
+    with pytest.raises(HostError, match="cannot be reached"):
+        GitLabMergeRequest(MergeRequest("http://127.0.0.1:9", "1", 1), "token", job=False).post(MARKER)

@@ -1,0 +1,126 @@
+"""`python -m review`: what a change does to the stacks, as one comment on its merge request or pull request."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from review.assessment import StackReview
+from review.comment import Report, render
+from review.hosts import GitLabMergeRequest, Host, HostError, base_of, host_of
+from review.plan import Plan, PlanError, read
+from review.previews import Preview, previews, redacted
+from review.stacks import GitError, Stacks, Touched, changed_files, merge_base, stacks_at, touched
+from scripts.console import Failure, failures_in_one_line
+from scripts.stack import SANDBOX
+from scripts.toolchain import ROOT
+
+_EPILOG = """\
+In a merge request's pipeline of GitLab CI (CI_MERGE_REQUEST_IID) the comment goes to the merge request; REVIEW_TOKEN is
+a project access token with the scope api and the role Reporter. In a pull request's workflow on GitHub (GITHUB_REF) it
+goes to the pull request, with GITHUB_TOKEN. Anywhere else it is only written and printed.
+
+The status is 1 when a preview failed or the comment could not be posted; the report is written and printed all the
+same.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; its exit status."""
+    asked = _parser().parse_args(arguments)
+    with ExitStack() as opened:
+        try:
+            report = _report(asked, opened)
+            host = None if asked.no_post else host_of(os.environ)
+        except (GitError, HostError) as error:
+            raise Failure(str(error)) from None
+    full = redacted(render(report, GitLabMergeRequest.limit), os.environ)
+    asked.output.write_text(full)
+    print(full, flush=True)
+    status = int(any(review.failure is not None for review in report.stacks))
+    if host is not None:
+        status = max(status, _post(host, report))
+    return status
+
+
+def _post(host: Host, report: Report) -> int:
+    body = redacted(render(report, host.limit), os.environ)
+    try:
+        url = host.post(body, create=bool(report.stacks or report.removed))
+    except HostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"Comment: {url or 'none, as the change touches no stack'}")
+    return 0
+
+
+def _report(asked: argparse.Namespace, opened: ExitStack) -> Report:
+    after = before = Stacks(ROOT)
+    base = asked.base or base_of(os.environ)
+    if base is not None:
+        before = opened.enter_context(stacks_at(ROOT, merge_base(ROOT, base)))
+    if asked.stack or asked.plan:
+        chosen = Touched([*asked.stack, *(name for name, _ in asked.plan if name not in asked.stack)])
+    elif base is not None:
+        found = touched(changed_files(ROOT, base), before, after)
+        # It is there to be tried out, on clouds that only `make` brings.
+        chosen = Touched([stack for stack in found.stacks if stack != SANDBOX], found.removed)
+    else:
+        raise Failure("nothing says what changed: name a revision with --base, or stacks with --stack")
+    made: dict[str, Preview] = {name: _given(file) for name, file in asked.plan}
+    made |= previews([stack for stack in chosen.stacks if stack not in made], asked.at_once)
+    reviews = [
+        StackReview(stack, *made[stack], before=before.settings(stack), after=after.settings(stack))
+        for stack in chosen.stacks
+    ]
+    return Report(reviews, chosen.removed, os.environ.get("CI_COMMIT_SHA") or os.environ.get("GITHUB_SHA"))
+
+
+def _given(file: Path) -> Preview:
+    try:
+        return read(file.read_text()), None
+    except OSError as error:
+        return Plan(), f"{file} cannot be read: {error.strerror}"
+    except PlanError as error:
+        return Plan(), f"{file}: {error}"
+
+
+def _plan(text: str) -> tuple[str, Path]:
+    stack, separator, file = text.partition("=")
+    if not separator or not stack or not file:
+        raise argparse.ArgumentTypeError(f"{text}: must be STACK=FILE")
+    return stack, Path(file)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m review",
+        description="Previews the stacks that a change touches, and says in one comment what it would do.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--base", metavar="REVISION", help="the change is from where HEAD forked off here; CI tells it")
+    parser.add_argument(
+        "--stack", action="append", default=[], metavar="NAME", help="preview this stack, whatever changed; repeatable"
+    )
+    parser.add_argument(
+        "--plan",
+        action="append",
+        default=[],
+        type=_plan,
+        metavar="STACK=FILE",
+        help="take what `pulumi preview --json` has printed into a file; repeatable",
+    )
+    parser.add_argument("--at-once", type=int, default=4, metavar="N", help="previews that run at once (default: 4)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("preview.md"), metavar="FILE", help="the report (default: preview.md)"
+    )
+    parser.add_argument("--no-post", action="store_true", help="write and print the report, and post nothing")
+    return parser
+
+
+if __name__ == "__main__":
+    with failures_in_one_line():
+        sys.exit(main(sys.argv[1:]))

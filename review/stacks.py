@@ -1,0 +1,132 @@
+"""The stacks of a checkout: the files each is made of, what it says, and which of them a change touches."""
+
+import json
+import subprocess
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from review.plan import SECRET
+from settings import Settings, SettingsError, load
+
+FOLDER = "stacks"
+# Everything else is the program, which touches every stack: what is new is rather previewed once too often.
+_HARMLESS_FOLDERS = {"docs", "tests", "sandbox", "scripts", "review", "ci", ".ci", ".github", ".gitlab"}
+_HARMLESS_FILES = {
+    ".gitignore",
+    ".gitlab-ci.yml",
+    "LICENSE",
+    "Makefile",
+    "pyproject.toml",
+    "requirements-dev.txt",
+}
+
+
+class GitError(Exception):
+    """Git could not tell what was asked; one line."""
+
+
+class Stacks:
+    """The stacks of one revision, in whose `stacks` folder they are."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def names(self) -> list[str]:
+        """All stacks that have a file."""
+        files = (self._root / FOLDER).glob("Pulumi.*.yaml")
+        return sorted(file.name.removeprefix("Pulumi.").removesuffix(".yaml") for file in files)
+
+    def files(self, stack: str) -> list[str]:
+        """The files that make up a stack, as paths in the repository; none for a stack that does not exist."""
+        file = f"{FOLDER}/Pulumi.{stack}.yaml"
+        return [file] if (self._root / file).is_file() else []
+
+    def settings(self, stack: str) -> Settings | None:
+        """What a stack says, with secrets replaced; None where that is nothing or wrong, which the preview tells."""
+        config: dict[str, str] = {}
+        try:
+            for file in self.files(stack):
+                content = yaml.safe_load((self._root / file).read_text()) or {}
+                for key, value in (content.get("config") or {}).items():
+                    shown = _without_secrets(value)
+                    config[key if ":" in key else f"gitlab-runners:{key}"] = (
+                        shown if isinstance(shown, str) else json.dumps(shown)
+                    )
+            return load(stack, config)
+        except (OSError, yaml.YAMLError, SettingsError, AttributeError, TypeError):
+            return None
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"secure"}:
+            return SECRET
+        return {key: _without_secrets(each) for key, each in value.items()}
+    return [_without_secrets(each) for each in value] if isinstance(value, list) else value
+
+
+@dataclass(frozen=True)
+class Touched:
+    """The stacks that a change touches: those to preview, and those whose file it removes."""
+
+    stacks: Sequence[str]
+    removed: Sequence[str] = ()
+
+
+def touched(changed: Collection[str], before: Stacks, after: Stacks) -> Touched:
+    """Which stacks changed files touch: a stack's own files that one, the program all, docs and tests none."""
+    old, new = before.names(), after.names()
+    removed = [stack for stack in old if stack not in new]
+    files = {stack: {*before.files(stack), *after.files(stack)} for stack in (*old, *new)}
+    if any(_is_program(path) for path in changed):
+        return Touched(new, removed)
+    return Touched([stack for stack in new if files[stack] & set(changed)], removed)
+
+
+def _is_program(path: str) -> bool:
+    parts = PurePosixPath(path).parts
+    if len(parts) > 1:
+        return parts[0] not in _HARMLESS_FOLDERS | {FOLDER}
+    return path not in _HARMLESS_FILES and not path.endswith(".md")
+
+
+def changed_files(root: Path, base: str) -> list[str]:
+    """Paths that differ between the commit from which HEAD forked off `base`, and HEAD; both ends of a renaming."""
+    listed = _git(root, "diff", "--name-only", "--no-renames", "-z", merge_base(root, base), "HEAD")
+    return [path for path in listed.decode(errors="surrogateescape").split("\0") if path]
+
+
+def merge_base(root: Path, base: str) -> str:
+    """The commit from which HEAD forked off `base`."""
+    try:
+        return _git(root, "merge-base", base, "HEAD").decode().strip()
+    except GitError as error:
+        raise GitError(
+            f"git knows no common commit of {base} and HEAD ({error}); a shallow clone needs more depth: "
+            "GIT_DEPTH: 0 in GitLab CI, fetch-depth: 0 in GitHub's checkout"
+        ) from None
+
+
+@contextmanager
+def stacks_at(root: Path, commit: str) -> Iterator[Stacks]:
+    """The stacks as they were at a commit; for as long as the block lasts."""
+    with TemporaryDirectory(prefix="review-") as folder:
+        listed = _git(root, "ls-tree", "-r", "-z", "--name-only", commit, "--", FOLDER).decode()
+        for path in filter(None, listed.split("\0")):
+            file = Path(folder) / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(_git(root, "show", f"{commit}:{path}"))
+        yield Stacks(Path(folder))
+
+
+def _git(root: Path, *arguments: str) -> bytes:
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=False)
+    if done.returncode:
+        raise GitError(" ".join(done.stderr.decode(errors="replace").split()) or f"git {arguments[0]} failed")
+    return done.stdout

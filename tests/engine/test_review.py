@@ -1,0 +1,55 @@
+"""What the real engine prints is read as the preview comment needs it."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from review.assessment import NAMES, Jobs, StackReview
+from review.comment import Report, render
+from review.previews import Preview, preview_of
+from review.stacks import Stacks
+from tests.engine.harness import ROOT, Project, Sandbox
+
+pytestmark = pytest.mark.docker
+PASSWORD = "not-for-a-comment"
+
+
+@pytest.fixture
+def fresh(sandbox: Sandbox, tmp_path: Path) -> Iterator[Project]:
+    project = Project(sandbox, tmp_path / "project")
+    yield project
+    project.destroy()
+
+
+def previewed(project: Project) -> Preview:
+    command = ["pulumi", "preview", "--stack=sandbox", "--json", f"--config-file={project.file}", "--non-interactive"]
+    done = subprocess.run(command, cwd=ROOT, env=project.environment, capture_output=True, text=True, check=False)
+    return preview_of(done.stdout, done.stderr, done.returncode)
+
+
+def test_previews_of_the_engine_are_read(fresh: Project) -> None:
+    variable = "gitlab-runners:runners.app.environment.PASSWORD"
+    assert (
+        fresh.run("config", "set", "--stack=sandbox", "--secret", "--path", variable, PASSWORD, config=True).status == 0
+    )
+    settings = Stacks(ROOT).settings("sandbox")
+    review = StackReview("sandbox", *previewed(fresh), before=None, after=settings)
+    assert review.failure is None
+    assert list(review.counts.values()) == [26, 0, 0, 0]
+    assert review.jobs == (Jobs.NOTHING, "")
+    assert [warning.subject for warning in review.warnings] == ["team: dind"]
+    assert {change.type for change in review.plan.changes} <= NAMES.keys()
+    made = render(Report([review]), 10**6)
+    assert PASSWORD not in made
+    assert "- **created** registration in GitLab `sandbox-app`" in made
+    fresh.configure(lambda config: config["host"].update(flavor="m1.smal"))
+    failed = StackReview("sandbox", *previewed(fresh))
+    assert failed.failure is not None
+    assert failed.failure.startswith("flavor m1.smal: does not exist in this cloud; did you mean m1.small")
+    fresh.environment["PULUMI_CONFIG_PASSPHRASE"] = "wrong"
+    assert StackReview("sandbox", *previewed(fresh)).failure == (
+        "getting stack configuration: get stack secrets manager: incorrect passphrase"
+    )
+    fresh.environment["PULUMI_CONFIG_PASSPHRASE"] = "sandbox"
