@@ -3,12 +3,14 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from review.assessment import StackReview
 from review.comment import Report, render
+from review.files import FileChange, changed_files_of, runners_to_declare
 from review.hosts import GitLabMergeRequest, Host, HostError, base_of, host_of
 from review.plan import Plan, PlanError, read
 from review.previews import Preview, previews, redacted
@@ -17,6 +19,8 @@ from scripts.console import Failure, failures_in_one_line
 from scripts.stack import SANDBOX
 from scripts.toolchain import ROOT
 
+# Each takes some hundredths of a second; that many would not fit into a comment anyway.
+_MOST_DECLARED = 300
 _EPILOG = """\
 In a merge request's pipeline of GitLab CI (CI_MERGE_REQUEST_IID) the comment goes to the merge request; REVIEW_TOKEN is
 a project access token with the scope api and the role Reporter. In a pull request's workflow on GitHub (GITHUB_REF) it
@@ -75,7 +79,23 @@ def _report(asked: argparse.Namespace, opened: ExitStack) -> Report:
         StackReview(stack, *made[stack], before=before.settings(stack), after=after.settings(stack))
         for stack in chosen.stacks
     ]
+    reviews = list(_with_files(reviews, before, after))
     return Report(reviews, chosen.removed, os.environ.get("CI_COMMIT_SHA") or os.environ.get("GITHUB_SHA"))
+
+
+def _with_files(reviews: Sequence[StackReview], before: Stacks, after: Stacks) -> Iterator[StackReview]:
+    left = _MOST_DECLARED
+    for review in reviews:
+        files: Sequence[FileChange] = ()
+        if review.plan.changes and review.failure is None and review.before is not None and review.after is not None:
+            urls = before.gitlab_url(review.stack), after.gitlab_url(review.stack)
+            left -= len(runners_to_declare(review.before, review.after, urls))
+            if left >= 0:
+                try:
+                    files = changed_files_of(review.stack, review.before, review.after, urls)
+                except Exception as error:  # The program itself runs here; a comment without files is one all the same.
+                    print(f"warning: the files of {review.stack} cannot be compared: {error!r}", file=sys.stderr)
+        yield replace(review, files=files)
 
 
 def _given(file: Path) -> Preview:

@@ -11,6 +11,7 @@ from functools import cached_property
 from ipaddress import ip_network
 from typing import Any
 
+from review.files import FileChange
 from review.plan import OPERATIONS, UNKNOWN, Change, Operation, Plan
 from settings import OpenStackHost, Settings
 
@@ -51,7 +52,7 @@ class StackReview:
     """One stack's part of the comment.
 
     `error` is why there is no preview. The settings are None where the stack did not exist, does not any more, or
-    cannot be read.
+    cannot be read. `files` are those that the settings become.
     """
 
     stack: str
@@ -59,6 +60,7 @@ class StackReview:
     error: str | None = None
     before: Settings | None = None
     after: Settings | None = None
+    files: Sequence[FileChange] = ()
 
     @property
     def failure(self) -> str | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import groupby
 
-from review.assessment import Jobs, StackReview, name_of, telling
+from review.assessment import CONFIGURATION_SUFFIX, Jobs, StackReview, name_of, telling
 from review.markdown import cell_code, code, details, diff, fence, html_code, number, value
 from review.picture import picture
 from review.plan import SECRET, UNKNOWN, Change, Operation, Property
@@ -200,14 +200,30 @@ def _property(given: Property) -> str:
 
 
 def _is_file(given: Property) -> bool:
-    return any(isinstance(text, str) and "\n" in text.strip() for text in (given.before, given.after))
+    sides = (given.before, given.after)
+    is_text = all(side is None or (isinstance(side, str) and side not in (SECRET, UNKNOWN)) for side in sides)
+    return is_text and any("\n" in side.strip() for side in sides if side is not None)
 
 
 def _files(review: StackReview) -> list[str]:
-    found: dict[str, None] = {}
-    for change in review.plan.changes:
-        for each in change.properties:
-            if _is_file(each) and UNKNOWN not in (each.before, each.after):
-                sides = ["" if text in (None, SECRET) else str(text) for text in (each.before, each.after)]
-                found[diff(sides[0], sides[1], each.path.partition("[")[2].rstrip("]").lstrip("/") or each.path)] = None
-    return list(found)
+    """Differences of files, those that look alike only once."""
+    changes = {
+        (change.name, each.path.partition("[")[2].rstrip("]")): (each.before, each.after)
+        for change in review.plan.changes
+        for each in change.properties
+        if _is_file(each)
+    }
+    # The plan knows better what it shows; the rest is a secret there.
+    for file in review.files:
+        changes.setdefault((file.resource, file.path), (file.before, file.after))
+    alike: dict[tuple[str, ...], list[tuple[str, str, str]]] = {}
+    for (resource, path), (before, after) in changes.items():
+        shown = diff(before or "", after or "", path.lstrip("/"))
+        signed = tuple(line for line in shown.splitlines() if line.startswith(("+", "-")))
+        alike.setdefault(signed, []).append((resource, path, shown))
+    return [
+        f"{code(path)} of {_listed([resource.removesuffix(CONFIGURATION_SUFFIX) for resource, *_ in each])}:\n\n{shown}"
+        for each in alike.values()
+        for _, path, shown in each[:1]
+        if shown
+    ]

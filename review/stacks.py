@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from clients.gitlab import instance_url
 from review.plan import SECRET
 from settings import Settings, SettingsError, load
 
@@ -49,18 +50,28 @@ class Stacks:
 
     def settings(self, stack: str) -> Settings | None:
         """What a stack says, with secrets replaced; None where that is nothing or wrong, which the preview tells."""
-        config: dict[str, str] = {}
         try:
-            for file in self.files(stack):
-                content = yaml.safe_load((self._root / file).read_text()) or {}
-                for key, value in (content.get("config") or {}).items():
-                    shown = _without_secrets(value)
-                    config[key if ":" in key else f"gitlab-runners:{key}"] = (
-                        shown if isinstance(shown, str) else json.dumps(shown)
-                    )
-            return load(stack, config)
+            return load(stack, self._config(stack))
         except (OSError, yaml.YAMLError, SettingsError, AttributeError, TypeError):
             return None
+
+    def gitlab_url(self, stack: str) -> str:
+        """GitLab's URL as the gitlab provider has it, from the stack's files alone."""
+        try:
+            return instance_url({"baseUrl": self._config(stack).get("gitlab:baseUrl", "")}, {})
+        except (OSError, yaml.YAMLError, AttributeError, TypeError):
+            return instance_url({}, {})
+
+    def _config(self, stack: str) -> dict[str, str]:
+        config: dict[str, str] = {}
+        for file in self.files(stack):
+            content = yaml.safe_load((self._root / file).read_text()) or {}
+            for key, value in (content.get("config") or {}).items():
+                shown = _without_secrets(value)
+                config[key if ":" in key else f"gitlab-runners:{key}"] = (
+                    shown if isinstance(shown, str) else json.dumps(shown)
+                )
+        return config
 
 
 def _without_secrets(value: Any) -> Any:

@@ -12,7 +12,10 @@ _REPORT = ROOT / ".sandbox" / "preview.md"
 
 
 def main() -> None:
-    """Previews the stacks, prints the comment and posts it; the next time it is updated."""
+    """Previews the stacks, prints the comment and posts it; the next time it is updated.
+
+    The change is what is not committed yet.
+    """
     sandbox_up()
     stack = open_stack(SANDBOX)
     environment = stack.environment
@@ -23,7 +26,7 @@ def main() -> None:
         "CI_MERGE_REQUEST_IID": str(_merge_request(stack)),
         "REVIEW_TOKEN": environment["SANDBOX_GITLAB_ADMINISTRATOR_TOKEN"],
     }
-    command = [str(VENV / "bin" / "python"), "-m", "review", f"--output={_REPORT}", f"--stack={SANDBOX}"]
+    command = [str(VENV / "bin" / "python"), "-m", "review", f"--output={_REPORT}", "--base=HEAD", f"--stack={SANDBOX}"]
     if Stack(SANDBOX, {**environment, **ci}).run(command):
         raise Failure("the preview comment was not made, see above")
 

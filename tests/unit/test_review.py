@@ -5,6 +5,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +18,7 @@ from markdown_it.token import Token
 from review.__main__ import main
 from review.assessment import Jobs, StackReview
 from review.comment import MARKER, Report, render
+from review.files import changed_files_of, runners_to_declare
 from review.hosts import GitHubPullRequest, GitLabMergeRequest, HostError, base_of, host_of
 from review.markdown import code, diff, fence
 from review.plan import UNKNOWN, Change, Plan, PlanError, read
@@ -233,6 +235,45 @@ def test_files_are_shown_as_differences() -> None:
     made = comment(review("machine"))
     assert "```diff\n--- a/etc/gitlab-runner/dind-daemon.json\n" in made
     assert '-  "mtu": 1450,\n+  "mtu": 1400,\n' in made
+
+
+def with_files(found: StackReview) -> str:
+    assert found.before is not None
+    assert found.after is not None
+    urls = ("https://gitlab.example", "https://gitlab.example")
+    return comment(replace(found, files=changed_files_of(found.stack, found.before, found.after, urls)))
+
+
+def changed_runners(**runners: Runner) -> Settings:
+    return SETTINGS.model_copy(update={"runners": {**SETTINGS.runners, **runners}})
+
+
+def test_files_that_are_secrets_in_the_plan_are_rendered_without_them() -> None:
+    after = changed_runners(app=APP.model_copy(update={"limit": 1, "environment": {"PASSWORD": "[secret]"}}))
+    made = with_files(review("configuration", after=after))
+    assert "`/etc/gitlab-runner/config.toml` of `team-dev-1-app`:\n\n```diff\n" in made
+    assert '-limit = 4\n-environment = []\n+limit = 1\n+environment = [\n+    "PASSWORD=[secret]",\n' in made
+    assert "user_data" not in made
+
+
+def test_files_that_change_alike_are_shown_once() -> None:
+    made = with_files(review("machine", after=changed(SETTINGS, mtu=1400)))
+    assert made.count("+network_mtu = 1400") == 1
+    assert "`/etc/gitlab-runner/config.toml` of `team-dev-1-app`, `team-dev-1-team`:" in made
+    assert "-network_mtu = <MTU of the network>" in made
+    assert "+    needed=1400" in made
+    # What the plan shows itself it knows better.
+    assert '-  "mtu": 1450,\n+  "mtu": 1400,' in made
+
+
+def test_only_files_that_may_differ_are_rendered() -> None:
+    url = "https://gitlab.example"
+    other = APP.model_copy(update={"limit": 1})
+    both = {"app", "team"}
+    assert runners_to_declare(SETTINGS, SETTINGS, (url, url)) == set()
+    assert runners_to_declare(SETTINGS, changed_runners(app=other, web=APP), (url, url)) == {"app", "web"}
+    assert runners_to_declare(SETTINGS, changed(SETTINGS, mtu=1400), (url, url)) == both
+    assert runners_to_declare(SETTINGS, SETTINGS, (url, "https://other.example")) == both
 
 
 def test_long_values_are_cut() -> None:
