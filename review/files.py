@@ -46,7 +46,7 @@ def changed_files_of(stack: str, before: Settings, after: Settings, urls: tuple[
     )
     return [
         FileChange(*name, old.get(name, ""), new.get(name, ""))
-        for name in dict.fromkeys([*old, *new])
+        for name in sorted({*old, *new})
         if old.get(name) != new.get(name)
     ]
 
