@@ -134,7 +134,7 @@ class StackReview:
         for change in self.plan.changes:
             yield from self._of_change(change, self._other_machine)
         yield from self._of_builds()
-        yield from self._of_ssh()
+        yield from self._of_access()
 
     @property
     def _is_protected(self) -> bool:
@@ -180,20 +180,29 @@ class StackReview:
             if runner.builds == "dind" and (before is None or before.builds != "dind" or is_new):
                 yield Warning_("privileged builds are added: who breaks out of one has the host", f"{name}: dind")
 
-    def _of_ssh(self) -> Iterator[Warning_]:
+    def _of_access(self) -> Iterator[Warning_]:
         rules = [change for change in self.plan.changes if change.type == "SecGroupRule"]
         if any(change.type == "SecGroup" and change.operation == "create" for change in self.plan.changes):
             return
-        allowed = {str(change.old.get("remoteIpPrefix")) for change in rules if change.old.get("remoteIpPrefix")}
-        if self.before is not None and isinstance(self.before.host, OpenStackHost):
-            allowed |= set(self.before.host.ssh_from)
+        host = self.before.host if self.before is not None else None
+        allowed: dict[str, set[str]] = {"SSH": set(), "metrics": set()}
+        if isinstance(host, OpenStackHost):
+            allowed = {"SSH": set(host.ssh_from), "metrics": set(host.metrics_from)}
         for change in rules:
-            opened = change.new.get("remoteIpPrefix")
-            incoming = change.new.get("direction") == "ingress"
-            if change.operation == "delete" or not incoming or opened == UNKNOWN:
+            if change.old.get("remoteIpPrefix"):
+                allowed[_service(change)].add(str(change.old["remoteIpPrefix"]))
+        for change in rules:
+            opened, service = change.new.get("remoteIpPrefix"), _service(change)
+            if change.operation == "delete" or change.new.get("direction") != "ingress" or opened == UNKNOWN:
                 continue
-            if not opened or not any(_within(str(opened), network) for network in allowed):
-                yield Warning_("SSH is opened to more addresses", str(opened or "everywhere"))
+            if not opened or not any(_within(str(opened), network) for network in allowed[service]):
+                shown = service if service == "SSH" else f"reading {service}"
+                yield Warning_(f"{shown} is opened to more addresses", str(opened or "everywhere"))
+
+
+def _service(rule: Change) -> str:
+    """What a rule lets in, from its name."""
+    return "metrics" if "-metrics-" in rule.name else "SSH"
 
 
 def _within(inner: str, outer: str) -> bool:
@@ -254,7 +263,7 @@ def duration(seconds: int) -> str:
 def _rule(change: Change) -> Name:
     rule: Mapping[str, Any] = change.new or change.old
     if rule.get("direction") == "ingress":
-        return Name("security group rule: SSH from", str(rule.get("remoteIpPrefix") or "everywhere"))
+        return Name(f"security group rule: {_service(change)} from", str(rule.get("remoteIpPrefix") or "everywhere"))
     return Name("security group rule: outgoing", str(rule.get("ethertype", "")))
 
 

@@ -185,6 +185,14 @@ def test_ssh_is_warned_of_when_it_opens_wider(allowed: tuple[str, ...], is_wider
     assert found == ([("SSH is opened to more addresses", "198.51.100.0/24")] if is_wider else [])
 
 
+def test_metrics_are_not_ssh() -> None:
+    rule = {"direction": "ingress", "remoteIpPrefix": "127.0.0.0/8"}
+    plan = Plan([Change("create", "SecGroupRule", "team-dev-metrics-127.0.0.0/8", {}, rule)])
+    found = StackReview("team-dev", plan, before=SETTINGS)
+    assert warnings(found) == [("reading metrics is opened to more addresses", "127.0.0.0/8")]
+    assert "**created** security group rule: metrics from `127.0.0.0/8`" in comment(found)
+
+
 def test_a_narrower_rule_in_the_place_of_a_wider_one_is_no_warning() -> None:
     wide = {"direction": "ingress", "remoteIpPrefix": "192.0.2.0/24"}
     narrow = wide | {"remoteIpPrefix": "192.0.2.0/28"}
