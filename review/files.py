@@ -40,9 +40,13 @@ class FileChange:
 
 def changed_files_of(stack: str, before: Settings, after: Settings, urls: tuple[str, str]) -> list[FileChange]:
     """The files that differ between two states of a stack; `urls` is GitLab's URL in each, where they do not say."""
+    names = runners_to_declare(before, after, urls)
+    if not names:
+        return []
+    # A stack has a runner at least; one that both have changes nothing.
+    names |= set([name for name in before.runners if name in after.runners][:1])
     old, new = (
-        files_of(stack, _only(settings, runners_to_declare(before, after, urls)), url)
-        for settings, url in zip((before, after), urls, strict=True)
+        files_of(stack, _only(settings, names), url) for settings, url in zip((before, after), urls, strict=True)
     )
     return [
         FileChange(*name, old.get(name, ""), new.get(name, ""))

@@ -284,6 +284,18 @@ def test_only_files_that_may_differ_are_rendered() -> None:
     assert runners_to_declare(SETTINGS, SETTINGS, (url, "https://other.example")) == both
 
 
+def test_a_runner_more_or_less_is_a_file_more_or_less() -> None:
+    url = "https://gitlab.example"
+    more = changed_runners(web=APP)
+    assert changed_files_of("team-dev", SETTINGS, SETTINGS, (url, url)) == []
+    (added,) = changed_files_of("team-dev", SETTINGS, more, (url, url))
+    assert (added.resource, added.path, added.before) == ("team-dev-1-web-config", "/etc/gitlab-runner/config.toml", "")
+    (removed,) = changed_files_of("team-dev", more, SETTINGS, (url, url))
+    assert (removed.before, removed.after) == (added.after, "")
+    other = SETTINGS.model_copy(update={"runners": {"web": APP}})
+    assert len(changed_files_of("team-dev", SETTINGS, other, (url, url))) == 4
+
+
 def test_long_values_are_cut() -> None:
     change = Change("update", "Keypair", "k", {"name": "a"}, {"name": "b" * 1000})
     line = next(line for line in comment(StackReview("s", Plan([change]))).splitlines() if "`name`" in line)
