@@ -1,11 +1,12 @@
 """Everything that a stack's names stand for, looked up before the first resource is declared."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from clients import ClientError
 from clients.gitlab import GitLab
-from clients.openstack import Catalogue, docker_mtu
-from settings import DockerVolume, OpenStackHost, Settings
+from clients.openstack import Catalogue, Endpoint, docker_mtu
+from settings import DockerVolume, ObjectStoreCache, OpenStackHost, S3Cache, Settings
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,15 @@ class Lookups:
     """`machines` is None for a Docker Engine that exists; `runner_pages` are URLs by runner, None where unknown.
 
     `unfinished_machines` are names of those that Nova does not have, or has in an error or still in the making;
-    `broken_volumes` are names of machines for which Cinder has a volume that it could not make.
+    `broken_volumes` are names of machines for which Cinder has a volume that it could not make. `cache_endpoint` is the
+    S3 API of the stack's cache.
     """
 
     machines: Machines | None
     runner_pages: dict[str, str | None]
     unfinished_machines: frozenset[str] = frozenset()
     broken_volumes: frozenset[str] = frozenset()
+    cache_endpoint: Endpoint | None = None
 
 
 def machine_names(stack: str, count: int) -> list[str]:
@@ -47,15 +50,26 @@ def look_up(stack: str, settings: Settings, catalogue: Catalogue, gitlab: GitLab
     for name, runner in settings.runners.items():
         if gitlab is not None and runner.scope is not None:
             pages[name] = gitlab.runners_url(runner.scope, runner.project or runner.group)
+    endpoint = cache_endpoint(settings.cache, catalogue.object_store) if settings.cache is not None else None
     if not isinstance(host, OpenStackHost):
-        return Lookups(None, pages)
+        return Lookups(None, pages, cache_endpoint=endpoint)
     machines = _machines(host, catalogue)
     names = machine_names(stack, host.count)
     broken = _check_volume(host.docker_volume, stack, names, catalogue) if host.docker_volume is not None else set()
     unfinished: set[str] = set()
     if catalogue.is_connected or not preview:
         unfinished = set(names) - catalogue.finished_servers(stack)
-    return Lookups(machines, pages, frozenset(unfinished), frozenset(broken))
+    return Lookups(machines, pages, frozenset(unfinished), frozenset(broken), endpoint)
+
+
+def cache_endpoint(cache: S3Cache | ObjectStoreCache, object_store: Callable[[], Endpoint]) -> Endpoint:
+    """The S3 API of a cache; `object_store` looks up the cloud's own where the settings do not say."""
+    if isinstance(cache, S3Cache):
+        return Endpoint(cache.server, cache.insecure)
+    if cache.server is not None:
+        return Endpoint(cache.server, bool(cache.insecure))
+    found = object_store()
+    return found if cache.insecure is None else Endpoint(found.server, cache.insecure)
 
 
 def _check_volume(wanted: DockerVolume, stack: str, machines: list[str], catalogue: Catalogue) -> set[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import keystoneauth1.exceptions
@@ -66,6 +67,14 @@ class Volume:
     size: int
     attached: bool
     failed: bool
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where an S3 API is: host and perhaps port, and whether by HTTP instead of HTTPS."""
+
+    server: str
+    insecure: bool
 
 
 def connect(config: Mapping[str, str]) -> Connection:
@@ -158,6 +167,18 @@ class Catalogue:
             self._need_block_storage()
             known = list(self.connection.block_storage.types())
         return _the_one("volume type", name, [kind for kind in known if name in (kind.name, kind.id)], known)
+
+    def object_store(self) -> Endpoint:
+        """The host of the cloud's object store, where Swift and Ceph have their S3 API too."""
+        with explained():
+            found = self.connection.endpoint_for("object-store")
+        if found is None:
+            raise ClientError(
+                "cache.kind: openstack: this cloud has no object store (Swift) in its catalogue; "
+                "name a bucket with kind: s3"
+            )
+        url = urlsplit(found)
+        return Endpoint(url.netloc, url.scheme == "http")
 
     def _need_block_storage(self) -> None:
         if self.connection.endpoint_for("block-storage") is None:

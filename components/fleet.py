@@ -9,6 +9,7 @@ import pulumi
 
 from clients.lookups import Lookups, Machines, machine_names
 from clients.openstack import STACK_METADATA
+from components.cache import Cache, CacheArgs
 from components.docker_connection import DockerConnection, DockerConnectionArgs
 from components.drain import SERVER_LABEL, Drain, DrainArgs
 from components.host_group import HostGroup, HostGroupArgs
@@ -18,7 +19,7 @@ from components.registration import Registration, RegistrationArgs, gitlab_provi
 from components.runner_manager import RunnerManager, RunnerManagerArgs
 from components.virtual_machine import VirtualMachine, VirtualMachineArgs
 from renderers.metrics import RUNNER_LABEL, prometheus_targets
-from settings import DockerHost, OpenStackHost, Owner, Runner, Settings
+from settings import DockerHost, ObjectStoreCache, OpenStackHost, Owner, Runner, S3Cache, Settings
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,16 @@ class Fleet(pulumi.ComponentResource):
         super().__init__("gitlab-runners:index:Fleet", name, None, opts)
         self._args = args
         settings = args.settings
+        self._openstack: list[pulumi.ProviderResource] | None = None
+        if args.shared is not None and isinstance(settings.host, OpenStackHost):
+            parent = pulumi.ResourceOptions(parent=self)
+            self._openstack = [openstack_provider(args.stack, args.shared.openstack_config, parent)]
         if isinstance(settings.host, OpenStackHost):
             assert args.lookups.machines is not None
             hosts = self._machines(settings.host, args.lookups.machines)
         else:
             hosts = [self._existing(settings.host)]
+        cache = self._cache(settings.cache) if settings.cache is not None else None
         provider = None
         if any(runner.scope is not None for runner in settings.runners.values()):
             provider = gitlab_provider(args.stack, args.gitlab_config, pulumi.ResourceOptions(parent=self))
@@ -124,6 +130,7 @@ class Fleet(pulumi.ComponentResource):
                         proxy=settings.host.proxy,
                         registry_mirrors=settings.host.registry_mirrors,
                         metrics=self._serves_metrics,
+                        cache=cache.settings if cache is not None else None,
                     ),
                     # Without the registration there is nothing to poll for: managers go first.
                     opts=pulumi.ResourceOptions(parent=self, depends_on=[registration]),
@@ -158,22 +165,41 @@ class Fleet(pulumi.ComponentResource):
         host = self._args.settings.host
         return isinstance(host, OpenStackHost) and bool(host.metrics_from)
 
+    def _cache(self, cache: S3Cache | ObjectStoreCache) -> Cache:
+        args = self._args
+        endpoint = args.lookups.cache_endpoint
+        assert endpoint is not None
+        name = f"{args.project}-{args.stack}-cache"
+        return Cache(
+            args.stack,
+            CacheArgs(
+                cache=cache,
+                server=endpoint.server,
+                insecure=endpoint.insecure,
+                container=(isinstance(cache, ObjectStoreCache) and cache.container) or name,
+                metadata=self._metadata,
+                leftovers=args.leftovers,
+            ),
+            opts=pulumi.ResourceOptions(parent=self, providers=self._openstack),
+        )
+
+    @property
+    def _metadata(self) -> dict[str, str]:
+        args = self._args
+        named = vars(args.shared.owner) if args.shared is not None else {}
+        return {"pulumi-project": args.project, STACK_METADATA: args.stack} | named
+
     def _machines(self, host: OpenStackHost, found: Machines) -> list[_Host]:
         args = self._args
         description = f"{args.project}, stack {args.stack}"
-        metadata = {"pulumi-project": args.project, STACK_METADATA: args.stack}
-        providers: list[pulumi.ProviderResource] | None = None
         if args.shared is not None:
-            parent = pulumi.ResourceOptions(parent=self)
-            providers = [openstack_provider(args.stack, args.shared.openstack_config, parent)]
             named = vars(args.shared.owner)
-            metadata |= named
             host = host.model_copy(update={"tags": (*host.tags, *(f"{key}={value}" for key, value in named.items()))})
         cloud = args.shared.openstack if args.shared is not None else None
         group = HostGroup(
             args.stack,
             HostGroupArgs(host=host, description=description, leftovers=args.leftovers, cloud=cloud),
-            opts=pulumi.ResourceOptions(parent=self, providers=providers),
+            opts=pulumi.ResourceOptions(parent=self, providers=self._openstack),
         )
         hosts = []
         for number, name in enumerate(machine_names(args.stack, host.count), start=1):
@@ -184,13 +210,13 @@ class Fleet(pulumi.ComponentResource):
                     number=number,
                     group=group,
                     found=found,
-                    metadata=metadata,
+                    metadata=self._metadata,
                     description=f"{description}, host {name}",
                     leftovers=args.leftovers,
                     unfinished=name in args.lookups.unfinished_machines,
                     volume_broken=name in args.lookups.broken_volumes,
                 ),
-                opts=pulumi.ResourceOptions(parent=self, providers=providers),
+                opts=pulumi.ResourceOptions(parent=self, providers=self._openstack),
             )
             connection = DockerConnection(
                 name, DockerConnectionArgs(host, machine), opts=pulumi.ResourceOptions(parent=machine)

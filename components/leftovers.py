@@ -11,8 +11,9 @@ from typing import Any
 
 import pulumi
 from openstack.connection import Connection
-from openstack.exceptions import raise_from_response
+from openstack.exceptions import NotFoundException, raise_from_response
 
+from clients import ClientError
 from clients.gitlab import GitLab, Scope
 from clients.openstack import Catalogue, explained
 
@@ -34,6 +35,8 @@ class Leftovers:
         self._catalogue = catalogue
         self._gitlab = gitlab
         self._hook = pulumi.ResourceHook("remove-leftovers", self._remove)
+        self._broken_off = pulumi.ErrorHook("remove-broken-off", self._remove_credential)
+        self._credentials: set[str] = set()
         self._growth = pulumi.ResourceHook("finish-growth", self._grow)
 
     def before_create(self, parent: pulumi.Resource, **options: Any) -> pulumi.ResourceOptions:
@@ -52,6 +55,14 @@ class Leftovers:
         binding = pulumi.ResourceHookBinding(before_create=[self._hook], before_update=[self._growth])
         return self._options(parent, binding, options)
 
+    def of_credential(self, parent: pulumi.Resource) -> pulumi.ResourceOptions:
+        """Resource options for an EC2 credential, which carries no name: one whose creation broke off is found at once.
+
+        What is new after the failed call, alone and in our project, can only be it.
+        """
+        hooks = pulumi.ResourceHookBinding(before_create=[self._hook], on_error=[self._broken_off])
+        return self._options(parent, hooks, {"replace_on_changes": BROKEN_OFF})
+
     @staticmethod
     def _options(
         parent: pulumi.Resource, hooks: pulumi.ResourceHookBinding, options: dict[str, Any]
@@ -62,17 +73,35 @@ class Leftovers:
         if args.type == "gitlab:index/userRunner:UserRunner":
             await asyncio.to_thread(self._remove_runner, dict(args.new_inputs or {}))
             return
-        remover = _REMOVERS[args.type]
+        remover = _REMOVERS.get(args.type)
 
         def remove() -> None:
             with explained():
+                if remover is None:
+                    self._credentials = _credentials(self._catalogue.connection)
+                    return
                 remover(self._catalogue.connection, dict(args.new_inputs or {}))
 
         await asyncio.to_thread(remove)
 
+    async def _remove_credential(self, args: pulumi.ErrorHookArgs) -> bool:
+        """Removes what a failed creation made; never asks for another attempt."""
+
+        def remove() -> None:
+            with explained():
+                cloud = self._catalogue.connection
+                new = _credentials(cloud) - self._credentials
+                if len(new) == 1:
+                    _said("EC2 credential", *new)
+                    raise_from_response(cloud.identity.delete(f"{_credentials_path(cloud)}/{new.pop()}"))
+
+        if args.failed_operation == "create":
+            await asyncio.to_thread(remove)
+        return False
+
     async def _grow(self, args: pulumi.ResourceHookArgs) -> None:
         size = int((args.new_inputs or {})["size"])
-        if size == int((args.old_inputs or {})["size"]):
+        if size == int((args.old_outputs or {})["size"]):
 
             def grow() -> None:
                 with explained():
@@ -116,6 +145,29 @@ def _volume(cloud: Connection, inputs: dict[str, Any]) -> None:
                 cloud.block_storage.wait_for_status(volume, "available", ["error"], wait=_SECONDS_TO_DELETE)
             cloud.block_storage.delete_volume(volume.id)
             cloud.block_storage.wait_for_delete(volume, wait=_SECONDS_TO_DELETE)
+
+
+def _container(cloud: Connection, inputs: dict[str, Any]) -> None:
+    """To make a container that is there already would take it over: only one with our own marks may be."""
+    try:
+        found = cloud.object_store.get_container_metadata(inputs["name"])
+    except NotFoundException:
+        return
+    marks = {key.lower(): value for key, value in (found.metadata or {}).items()}
+    if not inputs["metadata"].items() <= marks.items():
+        raise ClientError(f"container {inputs['name']} exists already and is not this stack's; set cache.container")
+
+
+def _credentials_path(cloud: Connection) -> str:
+    return f"/users/{cloud.current_user_id}/credentials/OS-EC2"
+
+
+def _credentials(cloud: Connection) -> set[str]:
+    """Access keys of the user's EC2 credentials in the project."""
+    answer = cloud.identity.get(_credentials_path(cloud))
+    raise_from_response(answer)
+    found = answer.json()["credentials"]
+    return {each["access"] for each in found if each["tenant_id"] == cloud.current_project_id}
 
 
 def _finish_growth(cloud: Connection, id_: str, size: int) -> None:
@@ -197,4 +249,5 @@ _REMOVERS: dict[str, Callable[[Connection, dict[str, Any]], None]] = {
     "openstack:networking/port:Port": _port,
     "openstack:networking/secGroup:SecGroup": _security_group,
     "openstack:networking/secGroupRule:SecGroupRule": _security_group_rule,
+    "openstack:objectstorage/container:Container": _container,
 }

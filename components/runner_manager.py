@@ -11,7 +11,7 @@ import pulumi
 import pulumi_docker as docker
 
 from components.docker_connection import DockerConnection
-from renderers.config_toml import ConfigToml, Dind, Limits, config_toml
+from renderers.config_toml import Cache, ConfigToml, Dind, Limits, config_toml
 from renderers.daemon_json import dind_daemon_json
 from renderers.metrics import MANAGERS_LISTEN_ADDRESS, TOKEN_EXPIRY_LABEL
 from renderers.proxy import Proxy, proxy_environment
@@ -69,6 +69,7 @@ class RunnerManagerArgs:
     proxy: ProxySettings | None = None
     registry_mirrors: Sequence[str] = ()
     metrics: bool = False
+    cache: pulumi.Output[Cache] | None = None
 
     @property
     def proxy_environment(self) -> dict[str, str]:
@@ -183,7 +184,7 @@ class RunnerManager(pulumi.ComponentResource):
     def _config_toml(name: str, args: RunnerManagerArgs, volume: docker.Volume) -> pulumi.Output[str]:
         runner, manager = args.runner, args.manager
 
-        def render(token: str, runner_id: int | None, volume_folder: str) -> str:
+        def render(token: str, runner_id: int | None, volume_folder: str, cache: Cache | None) -> str:
             dind = None
             if runner.builds == "dind":
                 dind = Dind(f"{volume_folder}/{_DIND_CONFIGURATION}" if args.dind_daemon_json is not None else None)
@@ -215,12 +216,15 @@ class RunnerManager(pulumi.ComponentResource):
                     dind=dind,
                     listen_address=MANAGERS_LISTEN_ADDRESS if args.metrics else None,
                     ca_file=f"{volume_folder}/{_CA_FILE}" if args.ca_certificates else None,
+                    cache=cache,
                     advanced=runner.advanced,
                     advanced_global=manager.advanced,
                 )
             )
 
-        return pulumi.Output.all(args.token, args.runner_id, volume.mountpoint).apply(lambda known: render(*known))
+        return pulumi.Output.all(args.token, args.runner_id, volume.mountpoint, args.cache).apply(
+            lambda known: render(*known)
+        )
 
 
 def _container_labels(labels: Mapping[str, pulumi.Input[str]]) -> list[docker.ContainerLabelArgs]:

@@ -40,6 +40,22 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Cache:
+    """A distributed cache, on S3."""
+
+    server: str
+    """Host and perhaps port of the S3 API."""
+    bucket: str
+    region: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    insecure: bool = False
+    """HTTP instead of HTTPS."""
+    path: str = ""
+    shared: bool = False
+
+
+@dataclass(frozen=True)
 class ConfigToml:
     """What a manager's config.toml depends on."""
 
@@ -78,6 +94,8 @@ class ConfigToml:
     """Path on the host of further CAs (PEM), which the manager sees at /etc/gitlab-runner/certs/ca.crt."""
     listen_address: str | None = None
     """Where the manager serves metrics; None serves none."""
+    cache: Cache | None = None
+    """None keeps caches on the host."""
     advanced: Mapping[str, Any] = field(default_factory=dict)
     """Further keys below [[runners]]; none that is written here already."""
     advanced_global: Mapping[str, Any] = field(default_factory=dict)
@@ -103,6 +121,8 @@ def config_toml(manager: ConfigToml) -> str:
     }
     if manager.ca_file is not None:
         runner["tls-ca-file"] = _CA_FILE
+    if manager.cache is not None:
+        runner["cache"] = _cache(manager.cache)
     if manager.runner_id is not None:
         runner["id"] = manager.runner_id
     configuration: dict[str, Any] = {
@@ -114,6 +134,20 @@ def config_toml(manager: ConfigToml) -> str:
         "runners": [_merged(runner, manager.advanced)],
     }
     return tomli_w.dumps(_merged(configuration, manager.advanced_global))
+
+
+def _cache(cache: Cache) -> dict[str, Any]:
+    s3: dict[str, Any] = {
+        "ServerAddress": cache.server,
+        "BucketName": cache.bucket,
+        "BucketLocation": cache.region,
+        "AccessKey": cache.access_key,
+        "SecretKey": cache.secret_key,
+        "AuthenticationType": "access-key",
+        "Insecure": cache.insecure,
+    }
+    table: dict[str, Any] = {"Type": "s3", "Shared": cache.shared, "s3": s3}
+    return table | ({"Path": cache.path} if cache.path else {})
 
 
 def _docker(manager: ConfigToml) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import pulumi
 from pulumi.runtime import mocks
 from pulumi.runtime import settings as runtime
 
-from clients.lookups import Lookups, Machines
-from clients.openstack import Catalogue
+from clients.lookups import Lookups, Machines, cache_endpoint
+from clients.openstack import Catalogue, Endpoint
 from components.fleet import Fleet, FleetArgs
 from components.leftovers import Leftovers
 from settings import OpenStackHost, Settings
@@ -24,6 +24,7 @@ _PROJECT = "gitlab-runners"
 # Stands for the MTU that Neutron tells, which only the preview asks.
 _NETWORKS_MTU = 65521
 _PLACEHOLDERS = {str(_NETWORKS_MTU): "<MTU of the network>"}
+_CLOUDS_S3 = Endpoint("<S3 API of the cloud>", insecure=False)
 # What marks a secret among the properties of a resource (Pulumi's SDKs, "rpc.SigKey" and "rpc.SecretSig").
 _SIGNATURE = "4dabf18193072939515e22adb298388d"
 
@@ -88,7 +89,8 @@ class _Nobody(pulumi.runtime.Mocks):
             "UserRunner": {"token": "<authentication token>"},
             "Volume": {"name": args.name, "mountpoint": f"/var/lib/docker/volumes/{args.name}/_data"},
             "RemoteImage": {"imageId": "image"},
-            "Container": {"name": args.name},
+            "Container": {"name": inputs.get("name", args.name)},
+            "Ec2CredentialV3": {"access": "<access key>", "secret": "<secret key>"},
             "HostKey": {"private_key": "<private SSH host key>\n", "public_key": "<public SSH host key>"},
         }
         type_ = args.typ.rpartition(":")[2]
@@ -101,6 +103,9 @@ class _Nobody(pulumi.runtime.Mocks):
 class _NoCallbacks:
     def register_resource_hook(self, _hook: pulumi.ResourceHook) -> None:
         """Nothing is created that a hook could look at."""
+
+    def register_error_hook(self, _hook: pulumi.ErrorHook) -> None:
+        """Nothing fails either."""
 
 
 def _plain(value: Any) -> Any:
@@ -117,6 +122,7 @@ def files_of(stack: str, settings: Settings, gitlab_url: str) -> dict[tuple[str,
         settings = settings.model_copy(update={"host": host.model_copy(update={"count": 1})})
         networks = [host.network, *host.additional_networks]
         machines = Machines("flavor", "image", networks, host.mtu if isinstance(host.mtu, int) else _NETWORKS_MTU)
+    endpoint = cache_endpoint(settings.cache, lambda: _CLOUDS_S3) if settings.cache is not None else None
     nobody = _Nobody()
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -132,7 +138,7 @@ def files_of(stack: str, settings: Settings, gitlab_url: str) -> dict[tuple[str,
                     project=_PROJECT,
                     stack=stack,
                     settings=settings,
-                    lookups=Lookups(machines, {}),
+                    lookups=Lookups(machines, {}, cache_endpoint=endpoint),
                     leftovers=Leftovers(Catalogue(_no_cloud), None),
                     gitlab_config={},
                     gitlab_url=settings.gitlab_url or gitlab_url,

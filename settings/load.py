@@ -22,15 +22,19 @@ from settings.model import (
     KeyPair,
     Limits,
     Manager,
+    ObjectStoreCache,
     OpenStackHost,
     Proxy,
     Prune,
     Runner,
+    S3Cache,
     Settings,
     Ssh,
     Updates,
 )
 
+# Values of `kind`, by the key that has one.
+_KINDS = {"host": ("openstack", "docker"), "cache": ("s3", "openstack")}
 _MODELS: tuple[type[BaseModel], ...] = (
     Settings,
     OpenStackHost,
@@ -44,6 +48,8 @@ _MODELS: tuple[type[BaseModel], ...] = (
     DockerVolume,
     Runner,
     Limits,
+    S3Cache,
+    ObjectStoreCache,
     Manager,
 )
 
@@ -77,6 +83,13 @@ def load(stack: str, config: Mapping[str, str], layers: Layers | None = None) ->
 def _check_names(stack: str, settings: Settings) -> None:
     if not re.fullmatch(LABEL, stack):
         raise SettingsError(f"stack name {stack}: use lower-case letters, digits and hyphens: it is part of host names")
+    container = f"{NAMESPACE}-{stack}-cache"
+    named = isinstance(settings.cache, ObjectStoreCache) and settings.cache.container is None
+    if named and len(container) > MAXIMUM_NAME_LENGTH:
+        raise SettingsError(
+            f"{NAMESPACE}:cache: the container's name would have {len(container)} characters; at most "
+            f"{MAXIMUM_NAME_LENGTH} are possible: set cache.container"
+        )
     host = f"{stack}-{settings.host_count}"
     for runner in settings.runners:
         length = len(f"{host}-{runner}") + NAME_SUFFIX_LENGTH
@@ -127,7 +140,10 @@ def _lines(errors: Sequence[ErrorDetails], layers: Layers | None) -> list[str]:
 
 def _line(error: ErrorDetails, layers: Layers | None) -> str:
     # Inside a discriminated union pydantic names the branch (its tag) after the key; the stack file has no such level.
-    location = [part for index, part in enumerate(error["loc"]) if not (index == 1 and part in {"openstack", "docker"})]
+    location = list(error["loc"])
+    kinds = _KINDS.get(str(location[0]), ()) if location else ()
+    if location[1:2] and location[1] in kinds:
+        del location[1]
     if location and location[-1] == "[key]":
         location.pop()
     line = _told(error, location)
@@ -148,7 +164,7 @@ def _told(error: ErrorDetails, location: list[int | str]) -> str:
     if kind == "missing":
         return f"{where}: is missing"
     if kind in {"union_tag_not_found", "union_tag_invalid"}:
-        return f"{where}.kind: must be openstack or docker"
+        return f"{where}.kind: must be {' or '.join(_KINDS[str(location[0])])}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if kind == "too_short":
         message = "is empty; name at least one"
@@ -164,7 +180,7 @@ def _told(error: ErrorDetails, location: list[int | str]) -> str:
     hidden = (
         kind == ADVANCED
         or isinstance(value, dict | list | BaseModel)
-        or {"token", "caCertificates", "proxy"} & set(location)
+        or {"token", "caCertificates", "proxy", "accessKey", "secretKey"} & set(location)
     )
     shown = "" if hidden else f" {json.dumps(value)}:"
     if not location:

@@ -21,6 +21,8 @@ MINIMUM_MTU = 1280
 MAXIMUM_MTU = 9216
 # GitLab refuses a runner's maximum job timeout below ten minutes (Runners API, maximum_timeout).
 MINIMUM_TIMEOUT_SECONDS = 600
+# The name of a bucket (S3, "Bucket naming rules").
+BUCKET = r"^[a-z0-9][a-z0-9.-]+[a-z0-9]$"
 # A DNS label (RFC 1123), which a host name must be.
 LABEL = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 MAXIMUM_NAME_LENGTH = 63
@@ -122,6 +124,13 @@ def _certificate(value: str) -> str:
     raise ValueError("must be one certificate in PEM: -----BEGIN CERTIFICATE----- …")
 
 
+def _s3_server(value: str) -> str:
+    # GitLab Runner takes https:// or, with `insecure`, http://, and nothing behind it.
+    if re.fullmatch(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?", value):
+        return value
+    raise ValueError("must be a host and perhaps a port, without https:// and without a path: s3.example.com:9000")
+
+
 def _host_key(value: str) -> str:
     if re.fullmatch(r"(ssh-|ecdsa-)\S+ [A-Za-z0-9+/=]+( .*)?", value.strip()):
         return " ".join(value.split()[:2])
@@ -174,6 +183,7 @@ ProxyUrl = Annotated[str, AfterValidator(_proxy)]
 Certificate = Annotated[str, AfterValidator(_certificate)]
 Mirror = Annotated[str, AfterValidator(_mirror)]
 NonEmpty = Annotated[str, Field(min_length=1)]
+S3Server = Annotated[str, AfterValidator(_s3_server)]
 PublicKey = Annotated[str, AfterValidator(_host_key)]
 Secret = Annotated[
     SecretStr,
@@ -550,6 +560,46 @@ class Runner(_Model):
         return "instance_type" if self.instance else None
 
 
+class S3Cache(_Model):
+    """A bucket that exists already, of anything that speaks S3."""
+
+    kind: Literal["s3"]
+    server: S3Server
+    """The S3 API: a host and perhaps a port, s3.example.com:9000; for AWS s3.amazonaws.com."""
+    bucket: NonEmpty
+    """Name of the bucket."""
+    region: NonEmpty = "us-east-1"
+    """Region of the bucket."""
+    access_key: Secret
+    """Access key that may read, write and remove objects of the bucket."""
+    secret_key: Secret
+    """The secret that belongs to it."""
+    insecure: bool = False
+    """Speak HTTP instead of HTTPS."""
+    path: str = ""
+    """What the names of all objects start with."""
+    shared: bool = False
+    """Runners find each other's caches; else each runner has its own, on all hosts the same."""
+
+
+class ObjectStoreCache(_Model):
+    """A container in the cloud's own object store, made with an EC2 credential for it and removed with the stack."""
+
+    kind: Literal["openstack"]
+    server: S3Server | None = None
+    """The S3 API: a host and perhaps a port; that of the object store in the cloud's catalogue when absent."""
+    container: Annotated[str, Field(pattern=BUCKET, max_length=MAXIMUM_NAME_LENGTH)] | None = None
+    """Name of the container; "<project>-<stack>-cache" when absent. Another one starts empty."""
+    region: NonEmpty = "us-east-1"
+    """Region for S3's signatures, which the cloud's S3 API expects; us-east-1 is Swift's default."""
+    insecure: bool | None = None
+    """Speak HTTP instead of HTTPS; as the catalogue says when absent."""
+    path: str = ""
+    """What the names of all objects start with."""
+    shared: bool = False
+    """Runners find each other's caches; else each runner has its own, on all hosts the same."""
+
+
 class Manager(_Model):
     """The runner managers: the gitlab-runner containers."""
 
@@ -583,6 +633,8 @@ class Settings(_Model):
     runners: dict[Name, Runner] = Field(min_length=1)
     """Runners by name."""
     manager: Manager = Manager()
+    cache: Annotated[S3Cache | ObjectStoreCache, Field(discriminator="kind")] | None = None
+    """A distributed cache for the jobs of all runners, which outlives machines; each host's own when absent."""
     gitlab_url: Annotated[str, AfterValidator(_web_url)] | None = None
     """URL under which runners reach GitLab, when it is not the one that the provider uses (`gitlab:baseUrl`)."""
     protect: Flag = False
@@ -617,6 +669,17 @@ class Settings(_Model):
             and "listen_address" in self.manager.advanced
         ):
             raise ValueError("manager.advanced.listen_address: is set by the host's metricsFrom; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _one_cache(self) -> Self:
+        if isinstance(self.cache, ObjectStoreCache) and not isinstance(self.host, OpenStackHost):
+            raise ValueError("cache.kind: openstack needs host.kind: openstack; name a bucket with kind: s3")
+        for name, runner in self.runners.items():
+            # Without `cache` these belong to a cache of another kind.
+            for key in ("Type", "Path", "Shared", "gcs", "azure") if self.cache is not None else ():
+                if key in runner.advanced.get("cache", {}):
+                    raise ValueError(f"runners.{name}.advanced.cache.{key}: is set by cache")
         return self
 
     @property

@@ -30,6 +30,7 @@ class Swift:
         container, content = f"{account}/{{container}}", f"{account}/{{container}}/{{name:.+}}"
         routes = [
             web.get(account, self._list_containers),
+            web.get(f"{account}/", self._list_containers),
             web.put(container, self._create),
             web.post(container, self._update),
             web.get(container, self._list_objects),

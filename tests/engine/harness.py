@@ -77,7 +77,9 @@ class Clouds:
             # Routers have ports of their own.
             "ports": _count(port for port in cloud.network.ports() if "router" not in (port.device_owner or "")),
             "floating IPs": _count(cloud.network.ips()),
-            "disks": _count(cloud.block_storage.volumes()) if has_block_storage(cloud) else 0,
+            "disks": _count(cloud.block_storage.volumes()) if has_service(cloud, "block-storage") else 0,
+            "object containers": _count(cloud.object_store.containers()) if has_service(cloud, "object-store") else 0,
+            "EC2 credentials": len(ec2_credentials(cloud)),
             "security groups": len(groups),
             "security group rules": sum(len(group.security_group_rules) for group in groups),
         }
@@ -108,6 +110,10 @@ class Sandbox(Clouds):
         for volume in cloud.block_storage.volumes():
             cloud.block_storage.delete_volume(volume.id)
             cloud.block_storage.wait_for_delete(volume)
+        for container in cloud.object_store.containers():
+            cloud.object_store.delete_container(container.name)
+        for credential in ec2_credentials(cloud):
+            cloud.identity.delete(f"/users/{cloud.current_user_id}/credentials/OS-EC2/{credential['access']}")
         for address in cloud.network.ips():
             cloud.network.delete_ip(address)
         for port in cloud.network.ports():
@@ -154,6 +160,8 @@ NOTHING = {
     "ports": 0,
     "floating IPs": 0,
     "disks": 0,
+    "object containers": 0,
+    "EC2 credentials": 0,
     "security groups": 0,
     "security group rules": 0,
     "runners": 0,
@@ -326,9 +334,17 @@ def inside(engine: Engine, command: str) -> str:
     return subprocess.run(words, check=True, capture_output=True, text=True, timeout=60).stdout
 
 
-def has_block_storage(cloud: Connection) -> bool:
-    """Whether the cloud has Cinder."""
-    return cloud.endpoint_for("block-storage") is not None
+def has_service(cloud: Connection, type_: str) -> bool:
+    """Whether the cloud has a service of that type."""
+    return cloud.endpoint_for(type_) is not None
+
+
+def ec2_credentials(cloud: Connection) -> list[dict[str, str]]:
+    """The EC2 credentials of the user."""
+    answer = cloud.identity.get(f"/users/{cloud.current_user_id}/credentials/OS-EC2")
+    answer.raise_for_status()
+    found: list[dict[str, str]] = answer.json()["credentials"]
+    return found
 
 
 def _count(things: Iterable[Any]) -> int:

@@ -4,16 +4,18 @@ That such a line ends a run before anything is created is shown by tests/engine/
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from clients import ClientError
 from clients.gitlab import GitLab
-from clients.lookups import look_up
-from clients.openstack import Catalogue, connect
+from clients.lookups import Lookups, look_up
+from clients.openstack import Catalogue, Endpoint, connect
+from sandbox.openstack import keystone
 from settings import Settings
 from tests.sandbox.inprocess import InProcess
 
@@ -42,14 +44,21 @@ def without_clouds_yaml(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         monkeypatch.delenv(name, raising=False)
 
 
-def looked_up(clouds: InProcess, host: dict[str, Any] | None = None, **runner: Any) -> str:
-    """The one line with which the look-ups of a stack end."""
-    runners = {"app": {"project": 100, "tags": ["docker"]} | runner}
-    settings = Settings.model_validate_json(json.dumps({"host": HOST | (host or {}), "runners": runners}))
+def found(clouds: InProcess, config: dict[str, Any]) -> Lookups:
+    """What the look-ups of a stack find."""
+    settings = Settings.model_validate_json(json.dumps(config))
     gitlab = GitLab(clouds.gitlab_url, {"token": clouds.tokens.platform}, {})
     gitlab.check_token()
+    return look_up("sandbox", settings, Catalogue(clouds.connect), gitlab, preview=True)
+
+
+def looked_up(
+    clouds: InProcess, host: dict[str, Any] | None = None, cache: dict[str, Any] | None = None, **runner: Any
+) -> str:
+    """The one line with which the look-ups of a stack end."""
+    runners = {"app": {"project": 100, "tags": ["docker"]} | runner}
     with pytest.raises(ClientError) as error:
-        look_up("sandbox", settings, Catalogue(clouds.connect), gitlab, preview=True)
+        found(clouds, {"host": HOST | (host or {}), "runners": runners, "cache": cache})
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -72,6 +81,70 @@ def looked_up(clouds: InProcess, host: dict[str, Any] | None = None, **runner: A
 )
 def test_a_name_that_the_cloud_does_not_know(clouds: InProcess, host: dict[str, Any], line: str) -> None:
     assert line in looked_up(clouds, host)
+
+
+@pytest.fixture
+def attached(clouds: InProcess) -> Iterator[Callable[..., Any]]:
+    """Makes volumes that the cloud's only server has."""
+    cloud = clouds.connect()
+    image, flavor = cloud.image.find_image("debian-13"), cloud.compute.find_flavor("m1.small")
+    network = cloud.network.find_network("runners")
+    assert image is not None
+    assert flavor is not None
+    assert network is not None
+    server = cloud.compute.create_server(
+        name="sandbox-1", image_id=image.id, flavor_id=flavor.id, networks=[{"uuid": network.id}]
+    )
+    cloud.compute.wait_for_server(server, interval=0.1)
+
+    def make(**attributes: Any) -> None:
+        volume = cloud.block_storage.create_volume(**attributes)
+        cloud.block_storage.wait_for_status(volume, "available", interval=0.1)
+        cloud.compute.create_volume_attachment(server, volume_id=volume.id)
+
+    yield make
+    cloud.compute.delete_server(server)
+
+
+def test_a_volume_does_not_shrink(clouds: InProcess, attached: Callable[..., Any]) -> None:
+    attached(name="sandbox-1", size=30, metadata={"pulumi-stack": "sandbox"})
+    # Another stack's, and another machine's: neither is in the way.
+    attached(name="sandbox-1", size=99, metadata={"pulumi-stack": "other"})
+    attached(name="sandbox-2", size=99, metadata={"pulumi-stack": "sandbox"})
+    assert looked_up(clouds, {"dockerVolume": {"size": 29}}) == (
+        "host.dockerVolume.size: 29: volume sandbox-1 has 30 GiB, and volumes only grow; for a smaller one remove "
+        "dockerVolume, update the stack and set it again"
+    )
+    runners = {"app": {"project": 100, "tags": ["docker"]}}
+    for size in (30, 31):
+        assert found(clouds, {"host": HOST | {"dockerVolume": {"size": size}}, "runners": runners}).machines is not None
+
+
+def test_a_cloud_that_stores_nothing(clouds: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = [service for service in keystone._SERVICES if service[1] not in ("cinder", "swift")]
+    monkeypatch.setattr(keystone, "_SERVICES", services)
+    assert looked_up(clouds, {"dockerVolume": {"size": 20}}) == (
+        "host.dockerVolume: this cloud has no block storage (Cinder) in its catalogue"
+    )
+    assert looked_up(clouds, cache={"kind": "openstack"}) == (
+        "cache.kind: openstack: this cloud has no object store (Swift) in its catalogue; name a bucket with kind: s3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("cache", "endpoint"),
+    [
+        ({}, lambda here: Endpoint(here, True)),
+        ({"insecure": False}, lambda here: Endpoint(here, False)),
+        ({"server": "s3.example:9000"}, lambda _: Endpoint("s3.example:9000", False)),
+        ({"server": "s3.example", "insecure": True}, lambda _: Endpoint("s3.example", True)),
+    ],
+    ids=["catalogue", "catalogue by https", "given", "given by http"],
+)
+def test_the_s3_api_of_the_cloud(clouds: InProcess, cache: dict[str, Any], endpoint: Callable[[str], Endpoint]) -> None:
+    runners = {"app": {"project": 100, "tags": ["docker"]}}
+    config = {"host": HOST, "runners": runners, "cache": {"kind": "openstack"} | cache}
+    assert found(clouds, config).cache_endpoint == endpoint(urlsplit(clouds.auth_url).netloc)
 
 
 def test_a_project_that_gitlab_does_not_know(clouds: InProcess) -> None:

@@ -662,6 +662,7 @@ def test_a_container_goes_only_when_it_is_empty(object_store: Any, create: Creat
     container = create("container", metadata={"stack": "contract"})
     found = object_store.get_container_metadata(container.name)
     assert (found.object_count, found.metadata) == (0, {"stack": "contract"})
+    assert container.name in [each.name for each in object_store.containers()]
     # To make it again changes nothing and is no error.
     object_store.create_container(container.name)
     assert object_store.get_container_metadata(container.name).metadata == {"stack": "contract"}

@@ -14,17 +14,20 @@ import yaml
 from pulumi.runtime import mocks, rpc, settings
 
 from clients.lookups import Lookups, Machines
+from clients.openstack import Endpoint
 from components.fleet import Fleet, FleetArgs, Shared
 from settings import (
     DockerHost,
     KeyPair,
     Limits,
     Manager,
+    ObjectStoreCache,
     OpenStackHost,
     Owner,
     Proxy,
     Prune,
     Runner,
+    S3Cache,
     Settings,
     Ssh,
     Updates,
@@ -49,6 +52,7 @@ class Registered(pulumi.runtime.Mocks):
             "docker:index/volume:Volume": {"name": args.name, "mountpoint": f"/volumes/{args.name}"},
             "docker:index/remoteImage:RemoteImage": {"imageId": "sha256:1"},
             "docker:index/container:Container": {"name": args.name},
+            "openstack:identity/ec2CredentialV3:Ec2CredentialV3": {"access": "made-access", "secret": "made-secret"},
             "pulumi-python:dynamic/ssh:HostKey": {"private_key": "PRIVATE\n", "public_key": HOST_KEY},
         }
         id_ = "7" if args.typ.endswith("UserRunner") else f"{args.name}-id"
@@ -82,6 +86,7 @@ class NoLeftovers:
         return pulumi.ResourceOptions(parent=parent, **options)
 
     of_volume = before_create
+    of_credential = before_create
 
 
 class NoCallbacks:
@@ -109,11 +114,16 @@ HOST = OpenStackHost(
 )
 
 
+RUNNER = Runner(project=1, tags=("docker",))
+
+
 def declare(
     host: OpenStackHost | DockerHost = HOST,
     token_expiry: datetime | None = None,
     *,
     shared: Shared | None = None,
+    cache: S3Cache | ObjectStoreCache | None = None,
+    endpoint: Endpoint | None = None,
     **runners: Runner,
 ) -> dict[str, Any]:
     """Declares a fleet and returns its outputs."""
@@ -121,10 +131,8 @@ def declare(
     args = FleetArgs(
         project="gitlab-runners",
         stack="dev",
-        settings=Settings(
-            host=host, runners=runners or {"app": Runner(project=1, tags=("docker",))}, manager=Manager()
-        ),
-        lookups=Lookups(machines, {"app": "https://gitlab.example/team/app/-/runners"}),
+        settings=Settings(host=host, runners=runners or {"app": RUNNER}, manager=Manager(), cache=cache),
+        lookups=Lookups(machines, {"app": "https://gitlab.example/team/app/-/runners"}, cache_endpoint=endpoint),
         leftovers=NoLeftovers(),  # type: ignore[arg-type]
         gitlab_config={"baseUrl": "https://gitlab.example/api/v4/", "token": "glpat-secret"},
         gitlab_url="https://gitlab.example",
@@ -450,6 +458,49 @@ def test_every_field_of_a_registration_is_written(registered: Registered) -> Non
         "maximumTimeout": 3600,
         "maintenanceNote": "",
     }
+
+
+S3 = S3Cache.model_validate(
+    {"kind": "s3", "server": "s3.example", "bucket": "b", "access_key": "the-access", "secret_key": "the-secret"}
+)
+
+
+def test_every_manager_knows_the_cache(registered: Registered) -> None:
+    declare(cache=S3, endpoint=Endpoint("s3.example", False), app=RUNNER, team=RUNNER)
+    for name in ("dev-1-app", "dev-1-team"):
+        cache = config_toml(registered, name)["runners"][0]["cache"]
+        assert (cache["Type"], cache["s3"]["AccessKey"], cache["s3"]["SecretKey"]) == ("s3", "the-access", "the-secret")
+    # All that tells of it is a secret.
+    upload = next(each for each in registered.of("Container") if each.name == "dev-1-app-config").inputs["uploads"]
+    assert rpc._special_sig_key in upload or rpc._special_sig_key in upload[0]["content"]
+    assert not registered.of("Ec2CredentialV3")
+
+
+def test_a_cache_is_made_in_the_object_store(registered: Registered) -> None:
+    made = ObjectStoreCache(kind="openstack", shared=True, path="ci")
+    declare(cache=made, endpoint=Endpoint("cloud.example:8080", True))
+    container = registered.inputs("objectstorage/container:Container", "dev")
+    assert (container["name"], container["forceDestroy"]) == ("gitlab-runners-dev-cache", True)
+    cache = config_toml(registered, "dev-1-app")["runners"][0]["cache"]
+    assert cache == {
+        "Type": "s3",
+        "Path": "ci",
+        "Shared": True,
+        "s3": {
+            "ServerAddress": "cloud.example:8080",
+            "BucketName": "gitlab-runners-dev-cache",
+            "BucketLocation": "us-east-1",
+            "AccessKey": "made-access",
+            "SecretKey": "made-secret",
+            "AuthenticationType": "access-key",
+            "Insecure": True,
+        },
+    }
+
+
+def test_without_a_cache_nothing_tells_of_one(registered: Registered) -> None:
+    declare()
+    assert "cache" not in config_toml(registered, "dev-1-app")["runners"][0]
 
 
 def test_a_token_that_may_only_manage_runners_is_enough(registered: Registered) -> None:

@@ -24,7 +24,7 @@ from review.markdown import code, diff, fence
 from review.plan import UNKNOWN, Change, Plan, PlanError, read
 from review.previews import preview_of, redacted
 from review.stacks import GitError, Stacks, Touched, changed_files, merge_base, stacks_at, touched
-from settings import KeyPair, OpenStackHost, Runner, Settings
+from settings import KeyPair, ObjectStoreCache, OpenStackHost, Runner, Settings
 
 PLANS = Path(__file__).parent / "plans"
 NO_LIMIT = 10**9
@@ -294,6 +294,16 @@ def test_a_runner_more_or_less_is_a_file_more_or_less() -> None:
     assert (removed.before, removed.after) == (added.after, "")
     other = SETTINGS.model_copy(update={"runners": {"web": APP}})
     assert len(changed_files_of("team-dev", SETTINGS, other, (url, url))) == 4
+
+
+def test_a_cache_is_rendered_without_a_cloud_and_without_keys() -> None:
+    url = "https://gitlab.example"
+    cached = SETTINGS.model_copy(update={"cache": ObjectStoreCache(kind="openstack")})
+    change, _ = changed_files_of("team-dev", SETTINGS, cached, (url, url))
+    assert '\n[runners.cache]\nType = "s3"\n' in change.after
+    assert 'BucketName = "gitlab-runners-team-dev-cache"' in change.after
+    assert 'AccessKey = "<access key>"\nSecretKey = "<secret key>"' in change.after
+    assert 'ServerAddress = "<S3 API of the cloud>"' in change.after
 
 
 def test_long_values_are_cut() -> None:

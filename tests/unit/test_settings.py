@@ -9,8 +9,8 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from renderers.config_toml import ConfigToml, Dind, Limits, config_toml
-from settings import DockerHost, OpenStackHost, Prune, Settings, SettingsError, load
+from renderers.config_toml import Cache, ConfigToml, Dind, Limits, config_toml
+from settings import DockerHost, ObjectStoreCache, OpenStackHost, Prune, S3Cache, Settings, SettingsError, load
 from settings.layers import owner_of
 from settings.reference import page
 from settings.schema import SCHEMAS, stack_file_schema
@@ -110,6 +110,73 @@ def test_an_image_may_be_given_by_tag_or_digest() -> None:
 def test_a_token_is_not_shown() -> None:
     settings = loaded(runners={"app": {"token": "glrt-very-secret"}})
     assert "very-secret" not in repr(settings)
+
+
+CACHE: dict[str, Any] = {
+    "kind": "s3",
+    "server": "s3.example",
+    "bucket": "b",
+    "accessKey": "a",
+    "secretKey": "very-secret",
+}
+
+
+def test_the_cache_of_a_stack() -> None:
+    settings = loaded(cache=CACHE)
+    assert isinstance(settings.cache, S3Cache)
+    assert settings.cache.secret_key.get_secret_value() == "very-secret"
+    assert "very-secret" not in repr(settings)
+    assert isinstance(loaded(cache={"kind": "openstack"}).cache, ObjectStoreCache)
+    assert loaded().cache is None
+
+
+@pytest.mark.parametrize(
+    ("cache", "line"),
+    [
+        ({"kind": "gcs"}, "cache.kind: must be s3 or openstack"),
+        (
+            CACHE | {"server": "https://s3.example"},
+            'cache.server: "https://s3.example": must be a host and perhaps a port',
+        ),
+        (CACHE | {"secretKey": ["very-secret"]}, "cache.secretKey: should be a valid string"),
+        ({key: value for key, value in CACHE.items() if key != "secretKey"}, "cache.secretKey: is missing"),
+        ({"kind": "openstack", "bucket": "b"}, "cache.bucket: unknown key"),
+        (
+            {"kind": "openstack", "container": "A_b"},
+            'cache.container: "A_b": use lower-case letters, digits and hyphens',
+        ),
+    ],
+)
+def test_a_wrong_cache(cache: dict[str, Any], line: str) -> None:
+    message = mistake(cache=cache)
+    assert line in message
+    assert "very-secret" not in message
+
+
+def test_a_cache_in_the_cloud_needs_machines_there() -> None:
+    host = {"kind": "docker", "url": "unix:///var/run/docker.sock"}
+    assert mistake(host=host, cache={"kind": "openstack"}) == (
+        "gitlab-runners:cache.kind: openstack needs host.kind: openstack; name a bucket with kind: s3"
+    )
+    assert loaded(host=host, cache=CACHE).cache is not None
+
+
+def test_the_name_of_a_container_has_an_end() -> None:
+    runners = {"a": RUNNER}
+    stack = "s" * 45
+    assert "set cache.container" in mistake(stack, cache={"kind": "openstack"}, runners=runners)
+    assert loaded(stack, cache={"kind": "openstack", "container": "short"}, runners=runners).cache is not None
+
+
+def test_the_cache_is_set_in_one_place() -> None:
+    azure = {"cache": {"Type": "azure", "Shared": True, "azure": {"AccountName": "a"}}}
+    runners = {"app": RUNNER | {"advanced": azure}}
+    assert loaded(runners=runners).runners["app"].advanced == azure
+    assert mistake(runners=runners, cache=CACHE) == "gitlab-runners:runners.app.advanced.cache.Type: is set by cache"
+    given = {"app": RUNNER | {"advanced": {"cache": {"s3": {"SecretKey": "very-secret"}}}}}
+    assert mistake(runners=given) == (
+        "gitlab-runners:runners.app.advanced.cache.s3.SecretKey: is set by the stack's cache.secretKey"
+    )
 
 
 @pytest.mark.parametrize(
@@ -338,7 +405,7 @@ ADVANCED: dict[str, Any] = {
     "pre_build_script": "umask 027",
     "unhealthy_interval": "1h30m",
     "feature_flags": {"FF_USE_FASTZIP": True},
-    "cache": {"Type": "s3", "Shared": True, "s3": {"BucketName": "cache", "SecretKey": "very-secret"}},
+    "cache": {"Type": "azure", "Shared": True, "azure": {"AccountName": "cache", "AccountKey": "very-secret"}},
     "docker": {
         "shm_size": 300000000,
         "helper_image_flavor": "ubuntu",
@@ -473,23 +540,36 @@ def test_what_the_program_writes_is_never_free_to_be_written_again() -> None:
                 service_limits=Limits("1g", "1"),
                 mtu=1400,
                 dind=Dind(None),
+                cache=Cache("s3.example", "b", "us-east-1", "a", "s", path="ci"),
             )
         )
     )
     (runner,) = written.pop("runners")
     docker = runner.pop("docker")
     flags = runner.pop("feature_flags")
-    for table in (runner, {"docker": docker}, {"feature_flags": flags}):
+    cache = runner.pop("cache")
+    s3 = cache.pop("s3")
+    for table, keys in (
+        (runner, runner),
+        ({"docker": docker}, docker),
+        ({"feature_flags": flags}, flags),
+        ({"cache": {"s3": s3}}, s3),
+    ):
         text = mistake(runners={"app": RUNNER | {"advanced": table}})
-        keys = next((inner for inner in table.values() if isinstance(inner, dict)), table)
         assert len(text.splitlines()) == len(keys)
         assert "has no key" not in text
         assert "must be" not in text
+    for key, value in cache.items():
+        # They are free for a cache of another kind.
+        given = RUNNER | {"advanced": {"cache": {key: value}}}
+        assert mistake(runners={"app": given}, cache=CACHE).endswith(f"advanced.cache.{key}: is set by cache")
     assert len(mistake(manager={"advanced": written}).splitlines()) == len(written)
 
 
 def test_each_mistake_in_advanced_is_told_and_no_value_is() -> None:
-    text = mistake(runners={"app": RUNNER | {"advanced": {"cache": {"s3": {"SecretKey": 12345}}, "shell": ["12345"]}}})
+    text = mistake(
+        runners={"app": RUNNER | {"advanced": {"cache": {"azure": {"AccountKey": 12345}}, "shell": ["12345"]}}}
+    )
     assert len(text.splitlines()) == 2
     assert "12345" not in text
 
@@ -555,7 +635,7 @@ def test_editors_accept_what_the_program_accepts() -> None:
     runners = {"app": RUNNER, "own": {"token": {"secure": "v1:abc"}}}
     assert in_editor(host=HOST | {"mtu": 1400}, runners=runners) == []
     limited = RUNNER | {"jobLimits": {"memory": "2g", "cpus": 1.5}, "serviceLimits": {"cpus": "2"}}
-    secret = {"cache": {"Type": "s3", "s3": {"SecretKey": {"secure": "v1:abc"}}}}
+    secret = {"cache": {"Type": "azure", "azure": {"AccountKey": {"secure": "v1:abc"}}}}
     assert (
         in_editor(host=HOST, runners={"app": limited | {"advanced": ADVANCED}, "s3": RUNNER | {"advanced": secret}})
         == []
