@@ -1,7 +1,7 @@
 """Puts untrusted text into Markdown, so that it is only shown: no HTML, mention, reference or quick action.
 
-GitLab and GitHub look for none of those in code; so everything that comes from a stack file, a plan or an error is put
-into code, on one line or in a fence that it cannot close.
+GitLab and GitHub look for none of those in code, but for quick actions where a line begins with one. So everything that
+comes from a stack file, a plan or an error is put into code, on one line or in a fence that it cannot close.
 """
 
 import difflib
@@ -69,8 +69,12 @@ def value(given: Any) -> str:
 
 
 def fence(language: str, text: str) -> str:
-    """A block of code."""
-    shown = visible(text).rstrip("\n")
+    """A block of code.
+
+    No line begins with a slash: GitLab looks for quick actions before it reads Markdown, with a rough notion of code
+    (lib/gitlab/quick_actions/extractor.rb).
+    """
+    shown = re.sub("^/", " /", visible(text).rstrip("\n"), flags=re.MULTILINE)
     ticks = "`" * max(3, max((len(run) for run in re.findall("`+", shown)), default=0) + 1)
     return f"{ticks}{language}\n{shown}\n{ticks}"
 

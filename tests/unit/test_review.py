@@ -386,7 +386,8 @@ def test_nothing_untrusted_is_more_than_shown(hostile: str) -> None:
         StackReview(f"{hostile} unchanged"),
     ]
     made = comment(*stacks, removed=[hostile], commit=hostile)
-    assert not any(line.lstrip().startswith("/") for line in outside_of_code(made))
+    # GitLab looks for quick actions before it reads Markdown, and its notion of code is a rough one.
+    assert not any(line.startswith("/") for line in made.splitlines())
     for token in tokens(made):
         if token.type == "text":
             assert not any(sign in token.content for sign in ("@", "<", "approve", "example.com", "\u202e", "alert"))
@@ -395,12 +396,6 @@ def test_nothing_untrusted_is_more_than_shown(hostile: str) -> None:
             assert own in (MARKER, "</details>") or re.fullmatch(r"<details><summary>: [a-z0-9, ]+</summary>", own)
         else:
             assert token.type not in ("image", "link_open")
-
-
-def outside_of_code(text: str) -> Iterator[str]:
-    for token in MarkdownIt("gfm-like", {"linkify": False}).parse(text):
-        if token.type == "inline":
-            yield from token.content.splitlines()
 
 
 @pytest.mark.parametrize("text", ["plain", "`", "``a``", "a`b", " ", "a|b", "x\\", "*a*"])
