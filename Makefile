@@ -33,7 +33,7 @@ up: setup ## Bring the stack up; in the sandbox, run a first job too
 preview: setup ## Show what `make up` would change
 	@$(VENV)/python -m scripts.stack preview $(ON_STACK)
 
-preview-comment: setup ## Make the preview comment of the sandbox's stacks, and post it to the sandbox's GitLab
+preview-comment: setup ## Make the preview comment of the example teams' stacks, and post it to the sandbox's GitLab
 	@$(VENV)/python -m scripts.preview_comment
 
 refresh: setup ## Take what is really there into the stack's state

@@ -13,10 +13,9 @@ from review.comment import Report, render
 from review.files import FileChange, changed_files_of, runners_to_declare
 from review.hosts import GitLabMergeRequest, Host, HostError, base_of, host_of
 from review.plan import Plan, PlanError, read
-from review.previews import Preview, previews, redacted
+from review.previews import Preview, is_tried_out, previews, redacted
 from review.stacks import GitError, Stacks, Touched, changed_files, merge_base, stacks_at, touched
 from scripts.console import Failure, failures_in_one_line
-from scripts.stack import SANDBOX
 from scripts.toolchain import ROOT
 
 # Each takes some hundredths of a second; that many would not fit into a comment anyway.
@@ -69,8 +68,8 @@ def _report(asked: argparse.Namespace, opened: ExitStack) -> Report:
         chosen = Touched([*asked.stack, *(name for name, _ in asked.plan if name not in asked.stack)])
     elif base is not None:
         found = touched(changed_files(ROOT, base), before, after)
-        # It is there to be tried out, on clouds that only `make` brings.
-        chosen = Touched([stack for stack in found.stacks if stack != SANDBOX], found.removed)
+        # They are there to be tried out, on clouds that only `make` brings.
+        chosen = Touched([stack for stack in found.stacks if asked.sandbox or not is_tried_out(stack)], found.removed)
     else:
         raise Failure("nothing says what changed: name a revision with --base, or stacks with --stack")
     made: dict[str, Preview] = {name: _given(file) for name, file in asked.plan}
@@ -133,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="STACK=FILE",
         help="take what `pulumi preview --json` has printed into a file; repeatable",
     )
+    parser.add_argument("--sandbox", action="store_true", help="also preview stacks that run in the embedded sandbox")
     parser.add_argument("--at-once", type=int, default=4, metavar="N", help="previews that run at once (default: 4)")
     parser.add_argument(
         "--output", type=Path, default=Path("preview.md"), metavar="FILE", help="the report (default: preview.md)"

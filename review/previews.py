@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from review.plan import Plan, PlanError, read
 from scripts.console import Failure, last_line
-from scripts.stack import Stack, open_stack
+from scripts.stack import Stack, in_sandbox, open_stack, sandbox_up
 from scripts.toolchain import ROOT
 
 Preview = tuple[Plan, str | None]
@@ -16,6 +16,8 @@ Preview = tuple[Plan, str | None]
 
 def previews(stacks: Sequence[str], at_once: int) -> dict[str, Preview]:
     """A preview of each stack, `at_once` at a time; one that fails never stops the others."""
+    if any(map(is_tried_out, stacks)):
+        sandbox_up()
     opened: dict[str, Stack | str] = {}
     for name in stacks:
         # One after the other: Pulumi keeps the selected stack in a file.
@@ -25,6 +27,14 @@ def previews(stacks: Sequence[str], at_once: int) -> dict[str, Preview]:
             opened[name] = str(failure)
     with ThreadPoolExecutor(max_workers=at_once) as pool:
         return dict(zip(opened, pool.map(_preview, opened.values()), strict=True))
+
+
+def is_tried_out(stack: str) -> bool:
+    """Whether a stack runs in the embedded sandbox; one whose layers are wrong does not run at all."""
+    try:
+        return in_sandbox(stack)
+    except Failure:
+        return False
 
 
 def _preview(stack: Stack | str) -> Preview:

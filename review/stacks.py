@@ -9,11 +9,9 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
-
 from clients.gitlab import instance_url
 from review.plan import SECRET
-from settings import Settings, SettingsError, load
+from settings import Settings, SettingsError, layers, load
 
 FOLDER = "stacks"
 # Everything else is the program, which touches every stack: what is new is rather previewed once too often.
@@ -37,49 +35,54 @@ class Stacks:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._folder = root / FOLDER
 
     def names(self) -> list[str]:
         """All stacks that have a file."""
-        files = (self._root / FOLDER).glob("Pulumi.*.yaml")
-        return sorted(file.name.removeprefix("Pulumi.").removesuffix(".yaml") for file in files)
+        return layers.stacks(self._folder)
 
     def files(self, stack: str) -> list[str]:
         """The files that make up a stack, as paths in the repository; none for a stack that does not exist."""
-        file = f"{FOLDER}/Pulumi.{stack}.yaml"
-        return [file] if (self._root / file).is_file() else []
+        own = layers.stack_file(stack, self._folder)
+        if not own.is_file():
+            return []
+        try:
+            found = layers.layer_files(stack, self._folder)
+        except SettingsError:
+            found = [own]
+        return [file.relative_to(self._root).as_posix() for file in found]
 
     def settings(self, stack: str) -> Settings | None:
         """What a stack says, with secrets replaced; None where that is nothing or wrong, which the preview tells."""
+        if not self.files(stack):
+            return None
         try:
             return load(stack, self._config(stack))
-        except (OSError, yaml.YAMLError, SettingsError, AttributeError, TypeError):
+        except SettingsError:
             return None
 
     def gitlab_url(self, stack: str) -> str:
         """GitLab's URL as the gitlab provider has it, from the stack's files alone."""
         try:
             return instance_url({"baseUrl": self._config(stack).get("gitlab:baseUrl", "")}, {})
-        except (OSError, yaml.YAMLError, AttributeError, TypeError):
+        except SettingsError:
             return instance_url({}, {})
 
     def _config(self, stack: str) -> dict[str, str]:
-        config: dict[str, str] = {}
-        for file in self.files(stack):
-            content = yaml.safe_load((self._root / file).read_text()) or {}
-            for key, value in (content.get("config") or {}).items():
-                shown = _without_secrets(value)
-                config[key if ":" in key else f"gitlab-runners:{key}"] = (
-                    shown if isinstance(shown, str) else json.dumps(shown)
-                )
-        return config
+        values = layers.effective(stack, folder=self._folder).values.plain
+        masked = {key: _without_secrets(value, (key,)) for key, value in values.items()}
+        return {key: value if isinstance(value, str) else json.dumps(value) for key, value in masked.items()}
 
 
-def _without_secrets(value: Any) -> Any:
+def _without_secrets(value: Any, location: layers.Location) -> Any:
+    # A provider's own configuration is a secret or not, and shown nowhere.
+    if (len(location) > 1 or isinstance(value, dict)) and layers.is_hidden(location, value):
+        return SECRET
     if isinstance(value, dict):
-        if value.keys() == {"secure"}:
-            return SECRET
-        return {key: _without_secrets(each) for key, each in value.items()}
-    return [_without_secrets(each) for each in value] if isinstance(value, list) else value
+        return {key: _without_secrets(each, (*location, key)) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(each, (*location, index)) for index, each in enumerate(value)]
+    return value
 
 
 @dataclass(frozen=True)

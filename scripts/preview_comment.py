@@ -1,10 +1,11 @@
-"""What `make preview-comment` does: the preview comment of the sandbox's stacks, on a merge request of its GitLab."""
+"""What `make preview-comment` does: the preview comment of the example stacks, on a merge request in the sandbox."""
 
 import requests
 
 from scripts.console import Failure, failures_in_one_line
-from scripts.stack import SANDBOX, Stack, open_stack, sandbox_up
+from scripts.stack import SANDBOX, Stack, in_sandbox, open_stack, sandbox_up
 from scripts.toolchain import ROOT, VENV
+from settings.layers import stacks
 
 _PROJECT = "100"
 _TIMEOUT_SECONDS = 30
@@ -26,7 +27,8 @@ def main() -> None:
         "CI_MERGE_REQUEST_IID": str(_merge_request(stack)),
         "REVIEW_TOKEN": environment["SANDBOX_GITLAB_ADMINISTRATOR_TOKEN"],
     }
-    command = [str(VENV / "bin" / "python"), "-m", "review", f"--output={_REPORT}", "--base=HEAD", f"--stack={SANDBOX}"]
+    command = [str(VENV / "bin" / "python"), "-m", "review", f"--output={_REPORT}", "--base=HEAD"]
+    command += [f"--stack={name}" for name in stacks() if name != SANDBOX and in_sandbox(name)]
     if Stack(SANDBOX, {**environment, **ci}).run(command):
         raise Failure("the preview comment was not made, see above")
 

@@ -461,9 +461,11 @@ def test_what_does_not_fit_is_left_out_and_the_rest_stays_whole(limit: int) -> N
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Stacks:
-    (tmp_path / "stacks").mkdir()
-    for stack in ("app-dev", "app-prod"):
-        (tmp_path / "stacks" / f"Pulumi.{stack}.yaml").write_text("config: {}\n")
+    layers = ("environments/dev.yaml", "environments/prod.yaml", "teams/app.yaml", "teams/web.yaml", "defaults.yaml")
+    for file in (*layers, "Pulumi.app-dev.yaml", "Pulumi.app-prod.yaml", "Pulumi.plain.yaml"):
+        path = tmp_path / "stacks" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("config: {}\n")
     return Stacks(tmp_path)
 
 
@@ -473,10 +475,14 @@ def checkout(tmp_path: Path) -> Stacks:
         (["stacks/Pulumi.app-dev.yaml"], ["app-dev"]),
         (["stacks/Pulumi.app-dev.yaml", "README.md"], ["app-dev"]),
         (["docs/how-to/x.md", "tests/unit/test_x.py", "README.md", "Makefile", "requirements-dev.txt"], []),
-        (["components/fleet.py"], ["app-dev", "app-prod"]),
-        (["requirements.txt"], ["app-dev", "app-prod"]),
-        (["__main__.py"], ["app-dev", "app-prod"]),
-        (["a-new-package/module.py"], ["app-dev", "app-prod"]),
+        (["stacks/defaults.yaml"], ["app-dev", "app-prod"]),
+        (["stacks/environments/prod.yaml"], ["app-prod"]),
+        (["stacks/teams/app.yaml"], ["app-dev", "app-prod"]),
+        (["stacks/teams/web.yaml"], []),
+        (["components/fleet.py"], ["app-dev", "app-prod", "plain"]),
+        (["requirements.txt"], ["app-dev", "app-prod", "plain"]),
+        (["__main__.py"], ["app-dev", "app-prod", "plain"]),
+        (["a-new-package/module.py"], ["app-dev", "app-prod", "plain"]),
         (["stacks/README.md"], []),
         ([], []),
     ],
@@ -490,7 +496,7 @@ def test_a_stack_whose_file_goes_cannot_be_previewed_and_is_told(checkout: Stack
     after = tmp_path / "after"
     (after / "stacks").mkdir(parents=True)
     found = touched(["stacks/Pulumi.app-dev.yaml", "stacks/Pulumi.app-prod.yaml"], checkout, Stacks(after))
-    assert found == Touched([], ["app-dev", "app-prod"])
+    assert found == Touched([], ["app-dev", "app-prod", "plain"])
     assert "- `app-dev`: its file is removed, but what it made stays" in comment(removed=found.removed)
 
 
@@ -503,7 +509,7 @@ def test_a_stacks_settings_are_read_without_its_secrets(tmp_path: Path) -> None:
                     "gitlab:token": {"secure": "v1:abc"},
                     "gitlab-runners:host": {"kind": "docker", "url": "unix:///var/run/docker.sock"},
                     "gitlab-runners:runners": {"app": {"token": {"secure": "v1:abc"}}},
-                    "protect": True,
+                    "gitlab-runners:protect": True,
                 }
             }
         )
