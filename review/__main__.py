@@ -19,7 +19,7 @@ from scripts.console import Failure, failures_in_one_line
 from scripts.toolchain import ROOT
 
 # Each takes some hundredths of a second; that many would not fit into a comment anyway.
-_MOST_DECLARED = 300
+_MOST_DECLARED = 150
 _EPILOG = """\
 In a merge request's pipeline of GitLab CI (CI_MERGE_REQUEST_IID) the comment goes to the merge request; REVIEW_TOKEN is
 a project access token with the scope api and the role Reporter. In a pull request's workflow on GitHub (GITHUB_REF) it

@@ -1,7 +1,7 @@
 """The comment: warnings, a line for each stack, and below it, folded up, what changes in each."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from itertools import groupby
 
@@ -43,8 +43,6 @@ class Report:
     stacks: Sequence[StackReview]
     removed: Sequence[str] = ()
     commit: str | None = None
-    notes: Sequence[str] = field(default=())
-    """Lines of the program's own about the whole."""
 
 
 def render(report: Report, limit: int) -> str:
@@ -114,7 +112,6 @@ def _head(report: Report, changed: Sequence[StackReview], most_stacks: int, most
         parts.append(f"Nothing changes in {_listed(unchanged)}.")
     if not report.stacks:
         parts.append("This change touches no stack.")
-    parts += report.notes
     return "\n\n".join(parts)
 
 
