@@ -676,5 +676,13 @@ def test_the_command_takes_plans_that_were_made_before(
     assert "none.json cannot be read" in report.read_text()
 
 
+def test_every_option_is_in_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out)) - {"--help", "--json"}
+    page = (Path(__file__).parents[2] / "docs" / "reference" / "preview-comment.md").read_text()
+    assert options == set(re.findall(r"^\| `(--[a-z-]+)", page, re.MULTILINE))
+
+
 def test_what_only_the_update_will_tell_is_not_shown_as_a_number() -> None:
     assert UNKNOWN not in comment(review("new"), review("machine", "b"), review("ssh", "c"), review("host-more", "d"))
