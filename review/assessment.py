@@ -273,12 +273,6 @@ def _container(change: Change) -> Name:
     return Name("runner manager", change.name)
 
 
-def _volume(change: Change) -> Name:
-    # Cinder's have a size, Docker's have none.
-    is_disk = "size" in (change.new or change.old)
-    return Name("volume for Docker's data on" if is_disk else "volume of the runner manager", change.name)
-
-
 def _named(kind: str) -> Callable[[Change], Name]:
     return lambda change: Name(kind, change.name)
 
@@ -299,7 +293,11 @@ NAMES: Mapping[str, Callable[[Change], Name]] = {
     "gitlab provider": _named("connection to GitLab of"),
     "openstack provider": _named("connection to OpenStack of"),
     "RemoteImage": _named("image of the runner manager"),
-    "Volume": _volume,
+    "Volume": _named("volume of the runner manager"),
+    "blockstorage.Volume": _named("volume for Docker's data on"),
+    "objectstorage.Container": _named("bucket of the cache"),
+    "Ec2CredentialV3": _named("credentials of the cache"),
+    "Handover": _named("handover to the runner manager"),
     "Container": _container,
     "UserRunner": _named("registration in GitLab"),
     "JobsEnded": _named("wait for the jobs of"),

@@ -34,6 +34,11 @@ _OPERATIONS: dict[str, Operation] = {
 # Labels and keys that only tell that something else changed.
 _DERIVED = {"gitlab-runners.configuration", "gitlab-runners.server", "gitlab-runners.volume", "volumeName"}
 _URN = re.compile(r"urn:pulumi:[^\s\"'`]+")
+# Types whose last part is also that of another provider's: Docker's containers and volumes.
+_AMBIGUOUS = {
+    "openstack:objectstorage/container:Container": "objectstorage.Container",
+    "openstack:blockstorage/volume:Volume": "blockstorage.Volume",
+}
 _ABSENT = object()
 
 
@@ -57,7 +62,10 @@ class Property:
 
 @dataclass(frozen=True)
 class Change:
-    """What happens to one resource. `type` is the last part of its type token: Instance, UserRunner."""
+    """What happens to one resource.
+
+    `type` is the last part of its type token, Instance or UserRunner; with its module where that is ambiguous.
+    """
 
     operation: Operation
     type: str
@@ -149,13 +157,18 @@ def _change(step: _Step) -> Change | None:
     old, new = step.old_state or _State(), step.new_state or _State()
     return Change(
         operation=operation,
-        type=type_.rpartition(":")[2] if not type_.startswith("pulumi:providers:") else f"{type_[17:]} provider",
+        type=_AMBIGUOUS.get(type_) or _short(type_),
         name=name,
         old=old.inputs or {},
         new=new.inputs or {},
         reasons=list(dict.fromkeys([*step.replace_reasons, *step.diff_reasons, *(step.detailed_diff or {})])),
         protected=old.protect,
     )
+
+
+def _short(type_: str) -> str:
+    kind, _, name = type_.rpartition(":")
+    return f"{name} provider" if kind == "pulumi:providers" else name
 
 
 def _type_and_name(urn: str) -> tuple[str, str]:

@@ -123,6 +123,16 @@ def without(plan: Plan, *types: str) -> StackReview:
     return StackReview("team-dev", Plan([change for change in plan.changes if change.type not in types]))
 
 
+def test_a_bucket_is_no_runner_manager() -> None:
+    urn = (
+        "urn:pulumi:s::gitlab-runners::gitlab-runners:index:Cache$openstack:objectstorage/container:Container::s-cache"
+    )
+    step = {"op": "delete", "urn": urn, "oldState": {"inputs": {"name": "s-cache"}}}
+    found = StackReview("s", read(json.dumps({"steps": [step]})))
+    assert found.jobs == (Jobs.NOTHING, "")
+    assert "**removed** bucket of the cache `s-cache`" in comment(found)
+
+
 def test_jobs_may_die_where_nothing_waits_for_them() -> None:
     machine = without(read(text_of("machine")), "Drain")
     assert machine.jobs == (Jobs.MAY_DIE, "machine team-dev-1 goes without a drain")
