@@ -5,18 +5,20 @@ but to nobody: Pulumi's mocks answer in the place of the engine, with words wher
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pulumi
 from pulumi.runtime import mocks
 from pulumi.runtime import settings as runtime
+from pydantic import BaseModel, SecretStr
 
 from clients.lookups import Lookups, Machines, cache_endpoint
 from clients.openstack import Catalogue, Endpoint
 from components.fleet import Fleet, FleetArgs
 from components.leftovers import Leftovers
+from review.plan import SECRET
 from settings import OpenStackHost, Settings
 
 USER_DATA = "user_data"
@@ -148,7 +150,27 @@ def files_of(stack: str, settings: Settings, gitlab_url: str) -> dict[tuple[str,
         declare()
     finally:
         loop.close()
-    return {name: _without_placeholders(text) for name, text in nobody.files.items()}
+    secrets = [secret for secret in _secrets(settings) if secret]
+    return {name: _without_placeholders(_without(secrets, text)) for name, text in nobody.files.items()}
+
+
+def _secrets(value: Any) -> Iterator[str]:
+    """Secrets that stand in a stack's file as they are: nobody has to encrypt them."""
+    if isinstance(value, SecretStr):
+        yield value.get_secret_value()
+    elif isinstance(value, BaseModel):
+        yield from _secrets([getattr(value, name) for name in type(value).model_fields])
+    elif isinstance(value, Mapping):
+        yield from _secrets(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _secrets(each)
+
+
+def _without(secrets: Sequence[str], text: str) -> str:
+    for secret in secrets:
+        text = text.replace(secret, SECRET)
+    return text
 
 
 def _no_cloud() -> Any:

@@ -18,13 +18,13 @@ from markdown_it.token import Token
 from review.__main__ import main
 from review.assessment import Jobs, StackReview
 from review.comment import MARKER, Report, render
-from review.files import changed_files_of, runners_to_declare
+from review.files import changed_files_of, files_of, runners_to_declare
 from review.hosts import GitHubPullRequest, GitLabMergeRequest, HostError, base_of, host_of
 from review.markdown import code, diff, fence
 from review.plan import UNKNOWN, Change, Plan, PlanError, read
 from review.previews import preview_of, redacted
 from review.stacks import GitError, Stacks, Touched, changed_files, merge_base, stacks_at, touched
-from settings import KeyPair, ObjectStoreCache, OpenStackHost, Runner, Settings
+from settings import KeyPair, ObjectStoreCache, OpenStackHost, Runner, S3Cache, Settings
 
 PLANS = Path(__file__).parent / "plans"
 NO_LIMIT = 10**9
@@ -292,6 +292,17 @@ def test_only_files_that_may_differ_are_rendered() -> None:
     assert runners_to_declare(SETTINGS, changed_runners(app=other, web=APP), (url, url)) == {"app", "web"}
     assert runners_to_declare(SETTINGS, changed(SETTINGS, mtu=1400), (url, url)) == both
     assert runners_to_declare(SETTINGS, SETTINGS, (url, "https://other.example")) == both
+
+
+def test_secrets_that_nobody_encrypted_are_in_no_file() -> None:
+    own = Runner.model_validate({"token": "glrt-written-down"})
+    cache = S3Cache.model_validate(
+        {"kind": "s3", "server": "s3.example", "bucket": "caches", "accessKey": "AKIA", "secretKey": "written-down"}
+    )
+    settings = SETTINGS.model_copy(update={"runners": {"app": own}, "cache": cache})
+    text = "".join(files_of("team-dev", settings, "https://gitlab.example").values())
+    assert 'token = "[secret]"' in text
+    assert "written-down" not in text
 
 
 def test_a_runner_more_or_less_is_a_file_more_or_less() -> None:
