@@ -53,9 +53,9 @@ SHARED_PROVIDER_KEYS = (
     *(f"gitlab:{key}" for key in ("baseUrl", "cacertFile", "insecure")),
 )
 OWN_KEYS: Mapping[Kind, tuple[str, ...]] = {
-    "defaults": ("gitlabUrl", "host", "manager", "protect"),
-    "environment": ("gitlabUrl", "host", "manager", "protect"),
-    "team": ("host", "manager", "protect", "runners"),
+    "defaults": ("cache", "gitlabUrl", "host", "manager", "protect"),
+    "environment": ("cache", "gitlabUrl", "host", "manager", "protect"),
+    "team": ("cache", "host", "manager", "protect", "runners"),
 }
 """The program's keys that a layer below the stack may set."""
 _KEYS: Mapping[Kind, tuple[str, ...]] = {
@@ -235,6 +235,8 @@ def is_hidden(location: Location, value: Any) -> bool:
         namespace, _, key = str(location[0]).partition(":")
         return namespace != NAMESPACE and key not in {known.partition(":")[2] for known in SHARED_PROVIDER_KEYS}
     head, *rest = location
+    if head == f"{NAMESPACE}:cache":
+        return rest in (["accessKey"], ["secretKey"])
     if head == f"{NAMESPACE}:runners":
         return rest[1:] == ["token"] or (rest[1:2] == ["advanced"] and OF_RUNNERS.is_secret(rest[2:]))
     return head == f"{NAMESPACE}:manager" and rest[:1] == ["advanced"] and OF_MANAGERS.is_secret(rest[1:])
