@@ -35,6 +35,7 @@ class Leftovers:
         self._catalogue = catalogue
         self._gitlab = gitlab
         self._hook = pulumi.ResourceHook("remove-leftovers", self._remove)
+        self._before = pulumi.ResourceHook("note-credentials", self._note_credentials)
         self._broken_off = pulumi.ErrorHook("remove-broken-off", self._remove_credential)
         self._credentials: set[str] = set()
         self._growth = pulumi.ResourceHook("finish-growth", self._grow)
@@ -58,9 +59,10 @@ class Leftovers:
     def of_credential(self, parent: pulumi.Resource) -> pulumi.ResourceOptions:
         """Resource options for an EC2 credential, which carries no name: one whose creation broke off is found at once.
 
-        What is new after the failed call, alone and in our project, can only be it.
+        It is what the user has in the project after the failed call and had not before. Where that is more than one,
+        somebody else made one too, and all are left.
         """
-        hooks = pulumi.ResourceHookBinding(before_create=[self._hook], on_error=[self._broken_off])
+        hooks = pulumi.ResourceHookBinding(before_create=[self._before], on_error=[self._broken_off])
         return self._options(parent, hooks, {"replace_on_changes": BROKEN_OFF})
 
     @staticmethod
@@ -73,16 +75,20 @@ class Leftovers:
         if args.type == "gitlab:index/userRunner:UserRunner":
             await asyncio.to_thread(self._remove_runner, dict(args.new_inputs or {}))
             return
-        remover = _REMOVERS.get(args.type)
+        remover = _REMOVERS[args.type]
 
         def remove() -> None:
             with explained():
-                if remover is None:
-                    self._credentials = _credentials(self._catalogue.connection)
-                    return
                 remover(self._catalogue.connection, dict(args.new_inputs or {}))
 
         await asyncio.to_thread(remove)
+
+    async def _note_credentials(self, _args: pulumi.ResourceHookArgs) -> None:
+        def note() -> None:
+            with explained():
+                self._credentials = _credentials(self._catalogue.connection)
+
+        await asyncio.to_thread(note)
 
     async def _remove_credential(self, args: pulumi.ErrorHookArgs) -> bool:
         """Removes what a failed creation made; never asks for another attempt."""
