@@ -29,19 +29,16 @@ CALLS = range(1, 101)
 CHANGES = range(1, 26)
 CHANGING = "POST|PUT|PATCH|DELETE"
 SPREAD = (20, 50)
-# Calls whose lost answer would leave something behind for good.
+# Calls whose lost answer would leave something behind for good: those that no name finds again, and some that one does.
+# `make acceptance` loses the answer to every one that changes something.
 CREATIONS = {
-    "key pair": "/compute/.*/os-keypairs$",
     "security group": "/network/v2.0/security-groups$",
-    "security group rule": "/network/v2.0/security-group-rules$",
     "port": "/network/v2.0/ports$",
     "disk": "/volume/.*/volumes$",
-    "object container": "/object-store/v1/.*",
     "EC2 credential": "/OS-EC2$",
     "server": "/compute/.*/servers$",
     "floating IP": "/network/v2.0/floatingips$",
     "runner": "/api/v4/user/runners$",
-    "volume": "/volumes/create$",
     "container": "/containers/create$",
 }
 
