@@ -16,7 +16,7 @@ from clients.readiness import engine_ready
 from components.docker_connection import options_for
 from components.fleet import Fleet, FleetArgs, Shared
 from components.leftovers import Leftovers
-from settings import DockerHost, SettingsError, effective, load
+from settings import ABORT_JOBS, DockerHost, SettingsError, aborts_jobs, effective, load
 
 # The language host takes this status as: the user has been told.
 USER_WAS_TOLD = 32
@@ -30,6 +30,8 @@ def main() -> None:
     settings = load(stack, config, layers)
     for line in settings.warnings:
         pulumi.log.warn(line)
+    if aborts_jobs(stack, os.environ):
+        pulumi.log.warn(f"{ABORT_JOBS}={stack}: jobs of managers that go are aborted, not waited for")
     providers = {name: _in_namespace(name, config) for name in ("gitlab", "openstack")}
     shared = None
     if layers.owner is not None:

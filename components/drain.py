@@ -2,10 +2,12 @@
 
 What is declared on a machine's Docker is deleted with the machine, without a call to its Docker, so that a machine that
 is already gone never stands in the way. The one thing worth a call is the drain, and so it is a resource of its own:
-creating it does nothing, deleting it sends SIGQUIT to the runner managers and waits until their jobs have ended.
+creating it does nothing, deleting it sends SIGQUIT to the runner managers and waits until their jobs have ended. Jobs
+that run on after the grace are aborted only where the operator says so; else the deletion fails, and can be repeated.
 """
 
 import asyncio
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +19,14 @@ from clients import ClientError
 from clients.openstack import explained
 from clients.ssh import SSH_FAILED, Login, run
 from components.openstack_provider import OpenStackProvider
+from settings import ABORT_JOBS, aborts_jobs
 
 SERVER_LABEL = "gitlab-runners.server"
 """Label of every runner manager on a virtual machine: the machine's id."""
 # Exit status of timeout(1) when the time is over.
-_GRACE_IS_OVER = 124
+_TIME_IS_OVER = 124
+# GitLab Runner takes 30 s at most (shutdown_timeout) to abort its jobs and to tell GitLab.
+_ABORT_SECONDS = 60
 
 
 class _DrainProvider(OpenStackProvider):
@@ -36,17 +41,24 @@ class _DrainProvider(OpenStackProvider):
         return UpdateResult(dict(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        stack = _props.get("stack")
+        aborts = aborts_jobs(stack, os.environ)
+        signal, seconds = ("TERM", _ABORT_SECONDS) if aborts else ("QUIT", int(_props["grace"]))
         # Without a restart policy, or dockerd would start them again.
         command = f"""\
 managers=$(docker ps --quiet --filter label={SERVER_LABEL}={_props["server"]}) || exit
 [ -n "$managers" ] || exit 0
 docker update --restart no $managers >/dev/null
-docker kill --signal QUIT $managers >/dev/null
-timeout {int(_props["grace"])} docker wait $managers >/dev/null"""
+docker kill --signal {signal} $managers >/dev/null
+timeout {seconds} docker wait $managers >/dev/null"""
         login = Login(_props["user"], int(_props["port"]), list(_props["options"]))
         answer = asyncio.run(run(_props["address"], login, command))
-        drained = answer.status in (0, _GRACE_IS_OVER)
-        if not drained and (answer.status != SSH_FAILED or self._is_running(_props)):
+        if answer.status == _TIME_IS_OVER and not aborts:
+            raise ClientError(
+                f"jobs still run on {_props['address']} after {seconds} s; wait for them and repeat this, or abort "
+                f"them with {ABORT_JOBS}={stack} in the environment"
+            )
+        if answer.status not in (0, _TIME_IS_OVER) and (answer.status != SSH_FAILED or self._is_running(_props)):
             raise ClientError(
                 f"cannot drain {_props['address']}: {' '.join(answer.error.split())}; jobs may be running there. "
                 f"Mend the machine, or give its jobs up with `openstack server stop {_props['server']}`"
@@ -75,7 +87,7 @@ class DrainArgs:
 
 
 class Drain(Resource, module="docker", name="Drain"):
-    """Deleting this sends SIGQUIT to the runner managers of a virtual machine and waits for their jobs."""
+    """Deleting this lets the runner managers of a virtual machine end their jobs, or aborts them."""
 
     def __init__(self, name: str, args: DrainArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__(_DrainProvider(), name, vars(args), opts)
+        super().__init__(_DrainProvider(), name, vars(args) | {"stack": pulumi.get_stack()}, opts)

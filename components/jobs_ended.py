@@ -2,7 +2,8 @@
 
 When a token is rotated, the runner manager goes on with the new registration while jobs of the old one still run; they
 report to GitLab as the old runner. So the old one must not go before them. Creating this does nothing; deleting it,
-which comes before the registration's own deletion, waits.
+which comes before the registration's own deletion, waits: for the grace at most, since GitLab also takes the jobs of a
+machine that is gone for running, and not at all where jobs are to be aborted.
 """
 
 import os
@@ -12,33 +13,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import ConfigureRequest, CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+from pulumi.dynamic import CreateResult, DiffResult, Resource, UpdateResult
 
-from clients.gitlab import CONFIGURATION, GitLab, instance_url
+from components.gitlab_client import GitLabProvider
+from settings import aborts_jobs
 
 _POLL_SECONDS = 2
 
 
-class _JobsEndedProvider(ResourceProvider):
-    _gitlab: dict[str, str]
-
-    def configure(self, req: ConfigureRequest) -> None:
-        found = {key: req.config.get(f"gitlab:{key}") for key in CONFIGURATION}
-        self._gitlab = {key: str(value) for key, value in found.items() if value is not None}
-
+class _JobsEndedProvider(GitLabProvider):
     def create(self, props: dict[str, Any]) -> CreateResult:
         return CreateResult(str(props["runner"]), dict(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        changed = [key for key in ("runner", "grace", "gitlab") if _olds.get(key) != _news.get(key)]
+        changed = [key for key in ("runner", "grace", "gitlab", "stack") if _olds.get(key) != _news.get(key)]
         return DiffResult(changes=bool(changed), replaces=[key for key in changed if key == "runner"])
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         return UpdateResult(dict(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        config = {**(_props.get("gitlab") or {}), **self._gitlab}
-        gitlab = GitLab(instance_url(config, os.environ), config, os.environ)
+        if aborts_jobs(_props.get("stack"), os.environ):
+            return
+        gitlab = self.gitlab(_props)
         end = time.monotonic() + _props["grace"]
         while gitlab.has_running_jobs(int(_props["runner"])) and time.monotonic() < end:
             time.sleep(_POLL_SECONDS)
@@ -60,4 +57,4 @@ class JobsEnded(Resource, module="gitlab", name="JobsEnded"):
     """Deleting this waits for the jobs of a runner, `grace` seconds at most."""
 
     def __init__(self, name: str, args: JobsEndedArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__(_JobsEndedProvider(), name, vars(args), opts)
+        super().__init__(_JobsEndedProvider(), name, vars(args) | {"stack": pulumi.get_stack()}, opts)

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from scripts.console import Failure, Step, failures_in_one_line
 from scripts.toolchain import ROOT, VENV, Toolchain
-from settings import SettingsError, effective
+from settings import ABORT_JOBS, SettingsError, aborts_jobs, effective
 from settings.layers import Layers, stack_file, stacks
 
 SANDBOX = "sandbox"
@@ -164,6 +164,8 @@ def down(name: str, yes: bool) -> None:
     if in_sandbox(name) and not (ROOT / ".sandbox").exists():
         print("The sandbox is down.")
         return
+    if aborts_jobs(name.rpartition("/")[2], os.environ):
+        print(f"{ABORT_JOBS}={os.environ[ABORT_JOBS]}: jobs that run are aborted, not waited for.")
     try:
         _run_pulumi("destroy", name, yes)
     except Failure as failure:

@@ -1,5 +1,6 @@
 """What a stack may say: typed, validated, and the only code that reads the stack's own configuration."""
 
+from settings.abort import ABORT_JOBS, aborts_jobs
 from settings.errors import SettingsError
 from settings.layers import Owner, effective
 from settings.load import load
@@ -22,6 +23,7 @@ from settings.model import (
 )
 
 __all__ = [
+    "ABORT_JOBS",
     "BootVolume",
     "DockerHost",
     "DockerVolume",
@@ -39,6 +41,7 @@ __all__ = [
     "SettingsError",
     "Ssh",
     "Updates",
+    "aborts_jobs",
     "effective",
     "load",
 ]

@@ -74,6 +74,18 @@ def test_a_runner_image_that_does_not_work_leaves_the_old_manager_at_work(fresh:
     assert sandbox.inventory() == NOTHING
 
 
+def test_jobs_are_aborted_where_the_environment_names_the_stack(fresh: Project, sandbox: Sandbox) -> None:
+    fresh.up()
+    running = sandbox.put_job(["sleep 600"])
+    sandbox.wait_for_job(running, "running")
+    fresh.environment["ABORT_JOBS"] = "sandbox"
+    assert "ABORT_JOBS=sandbox: jobs" in fresh.run("preview", "--stack=sandbox", config=True).output
+    fresh.destroy()
+    assert sandbox.job(running)["failure_reason"] == "runner_system_failure"
+    assert sandbox.inventory() == NOTHING
+    assert not [network.name for network in sandbox.docker.networks.list() if "-job-" in (network.name or "")]
+
+
 def test_a_protected_registration_is_neither_removed_nor_replaced(fresh: Project, sandbox: Sandbox) -> None:
     fresh.configure(lambda config: config.update(protect=True))
     fresh.up()
