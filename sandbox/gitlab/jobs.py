@@ -46,6 +46,7 @@ class _NewJob(Parameters):
     stage: str = "test"
     tags: TagList = Field(default_factory=list)
     image: str | None = None
+    pull_policy: list[str] | None = None
     services: list[Annotated[_Service, BeforeValidator(_as_named)]] = Field(default_factory=list)
     script: list[str] = Field(min_length=1)
     variables: dict[str, str] = Field(default_factory=dict)
@@ -227,7 +228,7 @@ class Jobs:
                     "allow_failure": False,
                 }
             ],
-            "image": _image({"name": job["image"]}) if job["image"] else None,
+            "image": (_image({"name": job["image"], "pull_policy": job.get("pull_policy")}) if job["image"] else None),
             "services": [_image(service) for service in job["services"]],
             "artifacts": None,
             "cache": [],
@@ -304,6 +305,6 @@ def _image(source: Document) -> Document:
         "entrypoint": source.get("entrypoint"),
         "ports": [],
         "variables": variables,
-        "pull_policy": None,
+        "pull_policy": source.get("pull_policy"),
         "executor_opts": {},
     }
