@@ -17,7 +17,7 @@ ON_ALL_CORES := -n auto --dist loadgroup
 ON_STACK := --stack "$(STACK)" $(if $(YES),--yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up preview preview-comment refresh down config new-stack test lint acceptance sandbox-up sandbox-down clean
+.PHONY: help setup up preview preview-comment refresh down config new-stack test load lint acceptance sandbox-up sandbox-down clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/\1|\2/p' $(firstword $(MAKEFILE_LIST)) \
@@ -51,6 +51,9 @@ new-stack: setup ## Make a stack for TEAM=x in ENV=y; DRY_RUN=1 only shows it
 
 test: setup ## Run the tests
 	@$(VENV)/python -m pytest $(ON_ALL_CORES) -m "not acceptance and not ground"
+
+load: setup ## Take a stack through every change while jobs run, and print what became of them
+	@$(VENV)/python -m pytest tests/engine/test_load.py -m acceptance --capture=no --quiet
 
 lint: setup ## Check style and types
 	@$(VENV)/ruff check .

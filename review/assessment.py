@@ -297,7 +297,6 @@ NAMES: Mapping[str, Callable[[Change], Name]] = {
     "blockstorage.Volume": _named("volume for Docker's data on"),
     "objectstorage.Container": _named("bucket of the cache"),
     "Ec2CredentialV3": _named("credentials of the cache"),
-    "Handover": _named("handover to the runner manager"),
     "Container": _container,
     "UserRunner": _named("registration in GitLab"),
     "JobsEnded": _named("wait for the jobs of"),

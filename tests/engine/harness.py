@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +325,17 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 120) -
     while not condition():
         assert time.monotonic() < deadline, f"gave up waiting for {what}"
         time.sleep(0.2)
+
+
+def at_once(jobs: list[dict[str, Any]]) -> int:
+    """How many of the jobs ran at the same time, at most: from their starts to their ends as GitLab knows them."""
+    starts = [(datetime.fromisoformat(job["started_at"]), 1) for job in jobs]
+    ends = [(datetime.fromisoformat(job["finished_at"]), -1) for job in jobs]
+    running = most = 0
+    for _, step in sorted(starts + ends):
+        running += step
+        most = max(most, running)
+    return most
 
 
 def inside(engine: Engine, command: str) -> str:

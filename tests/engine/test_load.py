@@ -4,13 +4,14 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
 
-from tests.engine.harness import NOTHING, Project, Sandbox, wait_until
+from tests.engine.harness import NOTHING, Project, Sandbox, at_once, wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.acceptance]
 
@@ -39,7 +40,9 @@ class Feed:
         while not self._over.wait(POLL_SECONDS):
             waiting = Counter(job["status"] for job in self.jobs())["pending"]
             for _ in range(WAITING - waiting):
-                self.sandbox.put_job([f"sleep {durations.randint(*SECONDS_OF_A_JOB)}", "echo done"])
+                # Protected, so that a runner that becomes protected still finds jobs.
+                script = [f"sleep {durations.randint(*SECONDS_OF_A_JOB)}", "echo done"]
+                self.sandbox.put_job(script, protected=True)
 
     def jobs(self) -> list[dict[str, Any]]:
         """All jobs that there ever were."""
@@ -100,12 +103,21 @@ def project(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Itera
     sandbox.clear()
 
 
-CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
-    "config.toml": lambda config: config["runners"]["app"].update(environment={"GREETING": "hello"}),
-    "tags in GitLab": lambda config: config["runners"]["app"].update(tags=["docker", "linux"]),
-    "runner image": lambda config: config["manager"].update(version="next"),
-    "token rotated": lambda config: config["runners"]["app"].update(rotation=1),
-    "machine replaced": lambda config: config["host"].update(mtu=1400),
+def app(**keys: Any) -> Callable[[dict[str, Any]], object]:
+    """A change of the runner's settings."""
+    return lambda config: config["runners"]["app"].update(keys)
+
+
+# What is changed in the stack file, one update after the other.
+CHANGES: dict[str, list[Callable[[dict[str, Any]], object]]] = {
+    "config.toml": [app(environment={"GREETING": "hello"}, jobLimits={"memory": "256m"})],
+    "tags": [app(tags=["docker", "linux"])],
+    "protected": [app(protected=True)],
+    "locked": [app(locked=False)],
+    "paused and back": [app(paused=True), app(paused=False)],
+    "image or version": [lambda config: config["manager"].update(version="next")],
+    "token rotated": [app(rotation=1)],
+    "machine replaced": [lambda config: config["host"].update(mtu=1400)],
 }
 
 
@@ -116,18 +128,26 @@ def test_no_change_loses_a_job(project: Project, sandbox: Sandbox) -> None:
     project.up()
     feed = Feed(sandbox)
     rows = []
-    try:
-        wait_until(lambda: running(feed) == CONCURRENT, "all slots to be taken")
-        for name, change in CHANGES.items():
+    show(COLUMNS)
+
+    def apply(changes: list[Callable[[dict[str, Any]], object]]) -> None:
+        for change in changes:
             project.configure(change)
-            rows.append(row(name, feed, sandbox, project.up))
+            project.up()
+
+    try:
+        for name, changes in CHANGES.items():
+            rows.append(row(name, feed, sandbox, partial(apply, changes)))
         rows.append(row("destroy", feed, sandbox, project.destroy))
     finally:
         feed.stop()
-        print_table(rows)
     for each in rows:
         assert (each["killed"], each["failed"]) == (0, 0)
-        assert each["orphans"] == 0
+        assert (each["containers"], each["networks"]) == (0, 0)
+        assert each["started"] == each["finished"] > 0
+        # While the old manager ends its jobs, its successor has slots of its own.
+        side_by_side = each["change"] in ("image or version", "machine replaced")
+        assert each["at once"] <= CONCURRENT * (2 if side_by_side else 1)
         assert each["gap"] == 0 or each["change"] == "destroy"
     assert sandbox.inventory() == NOTHING
 
@@ -139,6 +159,7 @@ def running(feed: Feed) -> int:
 
 def row(name: str, feed: Feed, sandbox: Sandbox, change: Callable[[], object]) -> dict[str, Any]:
     """What came of the jobs during a change, and of those that ran at its end once they have ended."""
+    wait_until(lambda: running(feed) == CONCURRENT, "all slots to be taken")
     before = {job["id"] for job in feed.jobs() if job["status"] in ("success", "failed")}
     watch = Watch(sandbox)
     change()
@@ -149,38 +170,56 @@ def row(name: str, feed: Feed, sandbox: Sandbox, change: Callable[[], object]) -
         "the jobs to end",
     )
     jobs = [job for job in feed.jobs() if job["id"] in affected]
-    return {
+    containers, networks = orphans(feed, sandbox)
+    figures = {
         "change": name,
         "started": len(jobs),
         "finished": sum(job["status"] == "success" for job in jobs),
         "killed": sum(job["failure_reason"] not in (None, "script_failure") for job in jobs),
         "failed": sum(job["failure_reason"] == "script_failure" for job in jobs),
-        "orphans": orphans(feed, sandbox),
+        "containers": containers,
+        "networks": networks,
+        "at once": at_once(jobs),
         "gap": round(gap, 1),
     }
+    show(figures)
+    return figures
 
 
-def orphans(feed: Feed, sandbox: Sandbox) -> int:
+def orphans(feed: Feed, sandbox: Sandbox) -> tuple[int, int]:
     """Containers and networks of jobs that have ended and should have taken them along."""
 
-    def left() -> list[str]:
+    def left() -> tuple[int, int]:
         over = {str(job["id"]) for job in feed.jobs() if job["status"] in ("success", "failed")}
-        names = [container.name or "" for container in sandbox.docker.containers.list(all=True)]
-        names += [network.name or "" for network in sandbox.docker.networks.list()]
-        return [name for name in names if "-job-" in name and name.partition("-job-")[2].split("-")[0] in over]
+        containers = sandbox.docker.containers.list(all=True, ignore_removed=True)
+        found = ([each.name or "" for each in containers], [each.name or "" for each in sandbox.docker.networks.list()])
+        ours = [
+            sum("-job-" in name and name.partition("-job-")[2].split("-")[0] in over for name in names)
+            for names in found
+        ]
+        return ours[0], ours[1]
 
     # The runner removes them after it has reported the job's end.
     deadline = time.monotonic() + 30
-    while left() and time.monotonic() < deadline:
+    while any(left()) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
-    return len(left())
+    return left()
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """The figures, for whoever reads the run."""
-    print("\n{:<18}{:>9}{:>10}{:>8}{:>8}{:>9}{:>24}".format(*HEADINGS))
-    for each in rows:
-        print("{change:<18}{started:>9}{finished:>10}{killed:>8}{failed:>8}{orphans:>9}{gap:>22} s".format(**each))
+def show(values: Mapping[str, Any]) -> None:
+    """Prints a line of the table."""
+    first, *others = (f"{values[key]}".rjust(len(title)) for key, title in COLUMNS.items())
+    print(first.strip().ljust(18), *others, sep="  ", flush=True)
 
 
-HEADINGS = ("change", "started", "finished", "killed", "failed", "orphans", "without a manager for")
+COLUMNS = {
+    "change": "change",
+    "started": "started",
+    "finished": "finished",
+    "killed": "killed",
+    "failed": "failed",
+    "containers": "orphaned containers",
+    "networks": "orphaned networks",
+    "at once": "at once",
+    "gap": "seconds without a manager",
+}
