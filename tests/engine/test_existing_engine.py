@@ -32,6 +32,7 @@ def test_over_its_socket_it_needs_no_cloud_at_all(sandbox: Sandbox, fresh: Proje
     assert sandbox.inventory() == NOTHING
 
 
+@pytest.mark.acceptance
 def test_over_ssh_its_host_key_is_checked(
     sandbox: Sandbox, fresh: Project, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -14,7 +14,7 @@ from sandbox.engine import Engine
 from tests.engine.harness import Project, Sandbox, inside, wait_until
 from tests.promtool import promtool
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.acceptance]
 SERVE = f"mkdir /tmp/www; echo {{}} > /tmp/www/metrics; exec busybox httpd -f -p {METRICS_PORT} -h /tmp/www"
 Get = Callable[[str], str]
 

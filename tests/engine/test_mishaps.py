@@ -74,6 +74,7 @@ def test_a_runner_image_that_does_not_work_leaves_the_old_manager_at_work(fresh:
     assert sandbox.inventory() == NOTHING
 
 
+@pytest.mark.acceptance
 def test_jobs_are_aborted_where_the_environment_names_the_stack(fresh: Project, sandbox: Sandbox) -> None:
     fresh.up()
     running = sandbox.put_job(["sleep 600"])
@@ -86,6 +87,7 @@ def test_jobs_are_aborted_where_the_environment_names_the_stack(fresh: Project, 
     assert not [network.name for network in sandbox.docker.networks.list() if "-job-" in (network.name or "")]
 
 
+@pytest.mark.acceptance
 def test_a_protected_registration_is_neither_removed_nor_replaced(fresh: Project, sandbox: Sandbox) -> None:
     fresh.configure(lambda config: config.update(protect=True))
     fresh.up()

@@ -11,7 +11,7 @@ from renderers.prune import PRUNE_SCRIPT, Prune
 from sandbox.engine import Engine
 from tests.engine.harness import Project, Sandbox, inside, wait_until
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.acceptance]
 LABEL = "com.gitlab.gitlab-runner"
 MANAGED = {f"{LABEL}.managed": "true"}
 UNUSED = {"unused:1", "unused:2"}

@@ -12,7 +12,7 @@ from review.previews import Preview, preview_of
 from review.stacks import Stacks
 from tests.engine.harness import ROOT, Project, Sandbox
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.acceptance]
 PASSWORD = "not-for-a-comment"
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.engine.harness import NOTHING, Project, Sandbox, ec2_credentials
 
-pytestmark = [pytest.mark.docker, pytest.mark.xdist_group("storage")]
+pytestmark = [pytest.mark.docker, pytest.mark.acceptance, pytest.mark.xdist_group("storage")]
 Change = Callable[[dict[str, Any]], object]
 CONTAINER = "gitlab-runners-sandbox-cache"
 

@@ -35,6 +35,7 @@ def test_the_shipped_stacks_of_prod_have_a_preview(team_stack: Callable[[str], P
         assert set(plan.values()) == {"create"}
 
 
+@pytest.mark.acceptance
 def test_those_of_dev_share_a_cloud_an_engine_and_nothing_else(
     team_stack: Callable[[str], Project], sandbox: Sandbox
 ) -> None:

@@ -14,7 +14,7 @@ from sandbox.engine import Engine, ensure
 from sandbox.processes import Process
 from tests.engine.harness import Project, Sandbox, inside, wait_until
 
-pytestmark = [pytest.mark.docker, pytest.mark.xdist_group("updates")]
+pytestmark = [pytest.mark.docker, pytest.mark.acceptance, pytest.mark.xdist_group("updates")]
 Update = Callable[..., list[str]]
 STAND_INS = {
     "dpkg-query": "printf 'docker.io installed\\ncontainerd installed\\n'",
