@@ -75,7 +75,7 @@ def test_the_end_of_jobs_is_asked_of_the_gitlab_of_the_layers(monkeypatch: pytes
         asked.append((url, config))
         return SimpleNamespace(has_running_jobs=lambda _runner: False)
 
-    monkeypatch.setattr("components.jobs_ended.GitLab", gitlab)
+    monkeypatch.setattr("components.gitlab_client.GitLab", gitlab)
     provider = _JobsEndedProvider()
     provider.configure(own(gitlab__token="glpat-own"))
     shared = {"baseUrl": "https://gitlab.example/api/v4/"}
