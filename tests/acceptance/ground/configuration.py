@@ -120,7 +120,8 @@ def _files() -> dict[str, Sections]:
             "token": {"provider": "fernet", "expiration": 86400},
             "fernet_tokens": {"key_repository": "/var/lib/keystone/fernet"},
             "credential": {"key_repository": "/var/lib/keystone/credential"},
-            "cache": {"enabled": True, "backend": "oslo_cache.dict"},
+            # Pickled: Keystone takes what it has read from the cache apart, and would find the same object there again.
+            "cache": {"enabled": True, "backend": "dogpile.cache.memory_pickle"},
             "identity": {"password_hash_rounds": 4},  # the fewest: every request of a service checks one
         },
         "etc/placement/placement.conf": {
