@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +16,10 @@ POLL_S = 0.5
 PICKUP_TIMEOUT_S = 90
 JOB_TIMEOUT_S = 300
 REQUEST_TIMEOUT_S = 10
+
+# https://docs.gitlab.com/ci/jobs/job_logs/: a line begins with its time, the stream's number, and O or E; a + instead
+# of the blank after it goes on with the line before.
+_TIME_AND_STREAM = r"\d{4}-\d\d-\d\dT\d\d:\d\d:[\d.]+Z [0-9a-f]{2}[OE]"
 
 SCRIPT = (
     'echo "Job $CI_JOB_ID of $CI_PROJECT_PATH on the runner $CI_RUNNER_DESCRIPTION"',
@@ -39,10 +44,13 @@ def run_job(gitlab: str, project: int, tags: Sequence[str], script: Sequence[str
         answer = session.get(f"{gitlab}/sandbox/jobs/{number}", timeout=REQUEST_TIMEOUT_S)
         answer.raise_for_status()
         job = answer.json()
-        print(job["trace"][shown:], end="", flush=True)
-        shown = len(job["trace"])
+        ended = job["status"] in ("success", "failed")
+        # A line is shown when the next one has begun: that may go on with it.
+        trace = readable(job["trace"] if ended else job["trace"].rpartition("\n")[0])
+        print(trace[shown:], end="", flush=True)
+        shown = len(trace)
         waited = time.monotonic() - begun
-        if job["status"] in ("success", "failed"):
+        if ended:
             reason = f" ({job['failure_reason']})" if job["failure_reason"] else ""
             print(
                 f"Job {number}: {job['status']}{reason}, run by runner {job['runner']}, {waited:.1f} s after it was put"
@@ -53,6 +61,12 @@ def run_job(gitlab: str, project: int, tags: Sequence[str], script: Sequence[str
         if waited > JOB_TIMEOUT_S:
             raise TimeoutError(f"job {number} is still {job['status']}")
         time.sleep(POLL_S)
+
+
+def readable(trace: str) -> str:
+    """A job's log as GitLab shows it: without the times, the streams and the sections that the runner notes in it."""
+    joined = re.sub(rf"\n{_TIME_AND_STREAM}\+", "", trace)
+    return re.sub(rf"^{_TIME_AND_STREAM} |section_(?:start|end):\d+:\w+\r\x1b\[0K", "", joined, flags=re.MULTILINE)
 
 
 def main(arguments: Sequence[str]) -> int:

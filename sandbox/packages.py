@@ -68,6 +68,13 @@ def unpacked_busybox(log: Callable[[str], None]) -> Path:
     return next(path for path in (root / "bin/busybox", root / "usr/bin/busybox") if path.exists())
 
 
+def unpacked_git(log: Callable[[str], None]) -> Path:
+    """The root under which git and the libraries that it loads lie; as unpacked_busybox."""
+    release = required_release()
+    packages = [f"{name}/{release}" for name in ("git", "libc6", "libpcre2-8-0", "zlib1g")]
+    return unpacked("git", release, packages, "git", log)
+
+
 def required_release() -> str:
     """As `machine_release`, but raises PackageError where there is none."""
     release = machine_release()

@@ -154,7 +154,8 @@ _TYPES = {
 }
 
 
-def _read_keys() -> dict[str, str]:
+def known_keys() -> dict[str, str]:
+    """Keys of config.toml, with the types of their values."""
     lines = _KEYS_FILE.read_text().splitlines()
     return dict(line.split("\t") for line in lines if not line.startswith("#"))
 
@@ -166,7 +167,7 @@ class Section:
         self._refused = refused
         self._keys = {
             key.removeprefix(prefix): kind
-            for key, kind in _read_keys().items()
+            for key, kind in known_keys().items()
             if key.startswith(_RUNNER_PREFIX) == (prefix == _RUNNER_PREFIX)
         }
         # What may be suggested: not what is refused.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.images import Images, stand_ins
+from sandbox.images import Images, made_images
 from tests.acceptance.ground_stack import METADATA, Ground
 from tests.engine.harness import Project
 from tests.sandbox.inprocess import InProcess
@@ -29,7 +29,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     gateways = dict(pair.split("=") for pair in os.environ["GROUND_GATEWAYS"].split(","))
     folder = tmp_path_factory.mktemp("ground")
     with InProcess(folder / "store.sqlite", gateway=next(iter(gateways.values()))) as gitlab:
-        yield Ground(gitlab, gateways, folder, Images(*(image.name for image in stand_ins("amd64"))))
+        yield Ground(gitlab, gateways, folder, Images(*(image.name for image in made_images("amd64"))))
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ from typing import Any
 from sandbox import images as sandbox_images
 from sandbox import packages as debian
 from sandbox.engine import Engine
+from sandbox.images import archive as image_archive
 
 Log = Callable[[str], None]
 Entry = tuple[tarfile.TarInfo, bytes]
@@ -73,7 +74,7 @@ class _StandIn:
                 with tempfile.TemporaryDirectory(dir=folder, prefix=".draft-") as work:
                     draft = Path(work) / "image.tar"
                     layer = self._layer(root)
-                    sandbox_images.write_image(draft, self.name, _ARCHITECTURE, self._labelled(), layer)
+                    image_archive.write_image(draft, self.name, _ARCHITECTURE, self._labelled(), layer)
                     draft.rename(archive)
         return archive
 
@@ -113,7 +114,7 @@ class _StandIn:
                 yield _directory(str(relative), mode)
             else:
                 yield _file(str(relative), path.read_bytes(), mode)
-        for command in sandbox_images.busybox_commands(root / "usr/bin/busybox"):
+        for command in image_archive.busybox_commands(root / "usr/bin/busybox"):
             if command not in present:
                 yield _link(f"usr/bin/{command}", "busybox")
         for script in self.scripts:

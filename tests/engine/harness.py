@@ -19,6 +19,7 @@ from docker.models.containers import Container
 from openstack.connection import Connection
 
 from sandbox.engine import Engine
+from sandbox.job import readable
 from sandbox.packages import unpacked_engine
 from scripts.stack import Stack, sandbox_stack
 
@@ -57,9 +58,9 @@ class Clouds:
         return int(self.control("POST", "jobs", body)["id"])
 
     def job(self, id_: int) -> dict[str, Any]:
-        """A job with its status and trace."""
+        """A job with its status and trace, which is as GitLab shows it."""
         found: dict[str, Any] = self.control("GET", f"jobs/{id_}")
-        return found
+        return found | {"trace": readable(found["trace"])}
 
     def wait_for_job(self, id_: int, *states: str) -> dict[str, Any]:
         """The job once it is in one of the states (by default: ended)."""

@@ -232,7 +232,7 @@ def test_another_runner_image_starts_a_manager_and_lets_the_old_one_end_its_job(
     project: Project, sandbox: Sandbox
 ) -> None:
     image = sandbox.docker.images.get(sandbox.environment["SANDBOX_RUNNER_IMAGE"])
-    image.tag("gitlab-runners-sandbox/runner-stand-in", "next")
+    image.tag("gitlab-runners-sandbox/gitlab-runner", "next")
     managers = sandbox.managers()
     runner = project.outputs()["runners"]["app"]["id"]
     running = sandbox.put_job(["sleep 6", "echo done"])

@@ -123,7 +123,7 @@ CHANGES: dict[str, list[Callable[[dict[str, Any]], object]]] = {
 
 def test_no_change_loses_a_job(project: Project, sandbox: Sandbox) -> None:
     sandbox.docker.images.get(sandbox.environment["SANDBOX_RUNNER_IMAGE"]).tag(
-        "gitlab-runners-sandbox/runner-stand-in", "next"
+        "gitlab-runners-sandbox/gitlab-runner", "next"
     )
     project.up()
     feed = Feed(sandbox)

@@ -57,7 +57,7 @@ def test_a_runner_image_that_does_not_work_leaves_the_old_manager_at_work(fresh:
     # It runs, but never polls: only the health check finds that, when its time is over.
     idle = "trap exit QUIT; while true; do sleep 1; done"
     image = sandbox.docker.containers.create(sandbox.environment["SANDBOX_JOB_IMAGE"], ["sh", "-c", idle])
-    image.commit("gitlab-runners-sandbox/runner-stand-in", "broken")
+    image.commit("gitlab-runners-sandbox/gitlab-runner", "broken")
     image.remove()
     fresh.configure(lambda config: config["manager"].update(version="broken"))
     failed = fresh.try_up()

@@ -518,6 +518,8 @@ def _archive(upload: Plain) -> bytes:
         int(upload["permissions"], 8) if upload.get("permissions") else 0o744 if upload.get("executable") else 0o644
     )
     entry.size = len(content)
+    # In whole seconds, as the official provider's. GitLab Runner reads its configuration again when this is later.
+    entry.mtime = int(time.time())
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         archive.addfile(entry, io.BytesIO(content))

@@ -125,7 +125,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # not without tidying up
     step = Step("images")
     try:
-        archives = [image.archive(step.doing) for image in images.stand_ins(_ARCHITECTURE)]
+        archives = [image.archive(step.doing) for image in images.made_images(_ARCHITECTURE)]
     except images.ImageError as error:
         raise Failure(str(error)) from error
     state = arguments.state and arguments.state.resolve()

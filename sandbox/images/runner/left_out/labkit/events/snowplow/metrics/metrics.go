@@ -1,0 +1,7 @@
+// Package metrics stands for the metrics of billing events.
+package metrics
+
+type CollectorOption struct{}
+
+func WithCollectorNamespace(string) CollectorOption                       { return CollectorOption{} }
+func WithCollectorBatchDeliveryDurationBuckets([]float64) CollectorOption { return CollectorOption{} }
