@@ -1,7 +1,7 @@
 """The templates' jobs run by runners that have the program's config.toml, against a registry.
 
-GitLab Runner and the images may be stand-ins (sandbox/images, tests/ci/images.py); Docker, BuildKit, Buildah and the
-registry are the real programs.
+The images may be stand-ins (tests/ci/images.py); GitLab Runner, Docker, BuildKit, Buildah and the registry are the real
+programs.
 """
 
 import os

@@ -1,7 +1,6 @@
 """What jobs can reach and ask for in each mode of builds, on a real Docker Engine; the docs have the same table.
 
-Which images, services and pull policies a job may have is decided by GitLab Runner, or where that cannot be pulled by
-its stand-in, which follows its documentation; all else by Docker and the kernel.
+Which images, services and pull policies a job may have is decided by GitLab Runner; all else by Docker and the kernel.
 """
 
 import os
