@@ -1,17 +1,17 @@
 """Everything that a stack's names stand for, looked up before the first resource is declared."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from clients import ClientError
 from clients.gitlab import GitLab
 from clients.openstack import Catalogue, Endpoint, docker_mtu
-from settings import DockerVolume, ObjectStoreCache, OpenStackHost, S3Cache, Settings
+from settings import ObjectStoreCache, OpenStackHost, S3Cache, Settings, host_names, host_of
 
 
 @dataclass(frozen=True)
-class Machines:
-    """What virtual machines are made of: OpenStack's ids, and Docker's MTU in bytes."""
+class Machine:
+    """What a virtual machine is made of: OpenStack's ids, and Docker's MTU in bytes."""
 
     flavor_id: str
     image_id: str
@@ -21,23 +21,19 @@ class Machines:
 
 @dataclass(frozen=True)
 class Lookups:
-    """`machines` is None for a Docker Engine that exists; `runner_pages` are URLs by runner, None where unknown.
+    """`machines` are by name, none for a Docker Engine that exists; `runner_pages` are URLs by runner, None where
+    unknown.
 
     `unfinished_machines` are names of those that Nova does not have, or has in an error or still in the making;
     `broken_volumes` are names of machines for which Cinder has a volume that it could not make. `cache_endpoint` is the
     S3 API of the stack's cache.
     """
 
-    machines: Machines | None
+    machines: Mapping[str, Machine]
     runner_pages: dict[str, str | None]
     unfinished_machines: frozenset[str] = frozenset()
     broken_volumes: frozenset[str] = frozenset()
     cache_endpoint: Endpoint | None = None
-
-
-def machine_names(stack: str, count: int) -> list[str]:
-    """Names of a stack's virtual machines."""
-    return [f"{stack}-{number}" for number in range(1, count + 1)]
 
 
 def look_up(stack: str, settings: Settings, catalogue: Catalogue, gitlab: GitLab | None, *, preview: bool) -> Lookups:
@@ -52,13 +48,13 @@ def look_up(stack: str, settings: Settings, catalogue: Catalogue, gitlab: GitLab
             pages[name] = gitlab.runners_url(runner.scope, runner.project or runner.group)
     endpoint = cache_endpoint(settings.cache, catalogue.object_store) if settings.cache is not None else None
     if not isinstance(host, OpenStackHost):
-        return Lookups(None, pages, cache_endpoint=endpoint)
-    machines = _machines(host, catalogue)
-    names = machine_names(stack, host.count)
-    broken = _check_volume(host.docker_volume, stack, names, catalogue) if host.docker_volume is not None else set()
+        return Lookups({}, pages, cache_endpoint=endpoint)
+    hosts = {name: host_of(stack, host, number) for number, name in enumerate(host_names(stack, host.count), start=1)}
+    machines = _machines(host, hosts, catalogue)
+    broken = _check_volumes(stack, hosts, catalogue) if host.docker_volume is not None else set()
     unfinished: set[str] = set()
     if catalogue.is_connected or not preview:
-        unfinished = set(names) - catalogue.finished_servers(stack)
+        unfinished = set(hosts) - catalogue.finished_servers(stack)
     return Lookups(machines, pages, frozenset(unfinished), frozenset(broken), endpoint)
 
 
@@ -72,29 +68,35 @@ def cache_endpoint(cache: S3Cache | ObjectStoreCache, object_store: Callable[[],
     return found if cache.insecure is None else Endpoint(found.server, cache.insecure)
 
 
-def _check_volume(wanted: DockerVolume, stack: str, machines: list[str], catalogue: Catalogue) -> set[str]:
+def _check_volumes(stack: str, hosts: Mapping[str, OpenStackHost], catalogue: Catalogue) -> set[str]:
     """Refuses what no volume can become; names of machines with a volume that Cinder could not make."""
-    if wanted.type is not None:
-        catalogue.volume_type(wanted.type)
-    volumes = [volume for volume in catalogue.volumes(stack) if volume.name in machines]
+    wanted = {name: host.docker_volume for name, host in hosts.items() if host.docker_volume is not None}
+    for type_ in sorted({volume.type for volume in wanted.values() if volume.type is not None}):
+        catalogue.volume_type(type_)
+    for zone in sorted({volume.availability_zone for volume in wanted.values() if volume.availability_zone}):
+        catalogue.volume_zone(zone)
+    volumes = [volume for volume in catalogue.volumes(stack) if volume.name in wanted]
     for volume in volumes:
-        if volume.attached and wanted.size < volume.size:
+        size = wanted[volume.name].size
+        if volume.attached and size < volume.size:
             raise ClientError(
-                f"host.dockerVolume.size: {wanted.size}: volume {volume.name} has {volume.size} GiB, and volumes only "
+                f"host.dockerVolume.size: {size}: volume {volume.name} has {volume.size} GiB, and volumes only "
                 "grow; for a smaller one remove dockerVolume, update the stack and set it again"
             )
     return {volume.name for volume in volumes if volume.failed and not volume.attached}
 
 
-def _machines(host: OpenStackHost, catalogue: Catalogue) -> Machines:
+def _machines(host: OpenStackHost, hosts: Mapping[str, OpenStackHost], catalogue: Catalogue) -> dict[str, Machine]:
     networks = [host.network, *host.additional_networks]
     if host.floating_ip_pool is not None:
         catalogue.network_id(host.floating_ip_pool)
     if host.key_pair.name is not None:
         catalogue.key_pair(host.key_pair.name)
-    return Machines(
-        flavor_id=catalogue.flavor_id(host.flavor),
-        image_id=catalogue.image_id(host.image),
-        network_ids=[catalogue.network_id(network) for network in networks],
-        mtu=docker_mtu(host.mtu, networks, catalogue),
-    )
+    for zone in sorted({each.availability_zone for each in hosts.values() if each.availability_zone}):
+        catalogue.compute_zone(zone)
+    network_ids = [catalogue.network_id(network) for network in networks]
+    mtu = docker_mtu(host.mtu, networks, catalogue)
+    return {
+        name: Machine(catalogue.flavor_id(each.flavor), catalogue.image_id(each.image), network_ids, mtu)
+        for name, each in hosts.items()
+    }

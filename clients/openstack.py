@@ -132,6 +132,7 @@ class Catalogue:
     def __init__(self, connection: Callable[[], Connection]) -> None:
         self._connect = connection
         self._networks: dict[str, Network] = {}
+        self._images: dict[str, str] = {}
 
     @cached_property
     def connection(self) -> Connection:
@@ -184,22 +185,49 @@ class Catalogue:
         if self.connection.endpoint_for("block-storage") is None:
             raise ClientError("host.dockerVolume: this cloud has no block storage (Cinder) in its catalogue")
 
+    @cached_property
+    def _compute_zones(self) -> list[Any]:
+        with explained():
+            return list(self.connection.compute.availability_zones())
+
+    @cached_property
+    def _volume_zones(self) -> list[Any]:
+        with explained():
+            self._need_block_storage()
+            # By its type it may be of version 2, which lists none.
+            cinder: Any = self.connection.block_storage
+            return list(cinder.availability_zones())
+
+    def compute_zone(self, name: str) -> str:
+        """Name of a zone that takes servers; after a colon, an administrator may name a hypervisor."""
+        return _zone("availability zone", name.partition(":")[0], self._compute_zones)
+
+    def volume_zone(self, name: str) -> str:
+        """Name of a zone that takes volumes."""
+        return _zone("availability zone of volumes", name, self._volume_zones)
+
+    @cached_property
+    def _flavors(self) -> list[Any]:
+        with explained():
+            return list(self.connection.compute.flavors())
+
     def flavor_id(self, name: str) -> str:
         """Id of a flavor given by name or id."""
         if _is_uuid(name):
             return name
-        with explained():
-            flavors = list(self.connection.compute.flavors())
+        flavors = self._flavors
         return _the_one("flavor", name, [flavor for flavor in flavors if name in (flavor.name, flavor.id)], flavors)
 
     def image_id(self, name: str) -> str:
         """Id of an active image given by name or id."""
         if _is_uuid(name):
             return name
-        with explained():
-            found = list(self.connection.image.images(name=name, status="active"))
-            known = found or list(self.connection.image.images(status="active"))
-        return _the_one("image", name, found, known)
+        if name not in self._images:
+            with explained():
+                found = list(self.connection.image.images(name=name, status="active"))
+                known = found or list(self.connection.image.images(status="active"))
+            self._images[name] = _the_one("image", name, found, known)
+        return self._images[name]
 
     def network(self, name: str) -> Network:
         """A network given by name or id."""
@@ -241,6 +269,12 @@ def docker_mtu(wanted: int | str, networks: Iterable[str], catalogue: Catalogue)
                 "lower it, or leave it at auto"
             )
     return mtu
+
+
+def _zone(kind: str, name: str, zones: list[Any]) -> str:
+    usable = [zone for zone in zones if zone.state["available"]]
+    _the_one(kind, name, [zone for zone in usable if zone.name == name], usable)
+    return name
 
 
 def _the_one(kind: str, name: str, found: list[Any], known: list[Any]) -> str:

@@ -1,4 +1,4 @@
-"""The fleet: every runner on every host."""
+"""The fleet: every runner on every host, or on those that it names."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 import pulumi
 
-from clients.lookups import Lookups, Machines, machine_names
+from clients.lookups import Lookups
 from clients.openstack import STACK_METADATA
 from components.cache import Cache, CacheArgs
 from components.docker_connection import DockerConnection, DockerConnectionArgs
@@ -19,7 +19,18 @@ from components.registration import Registration, RegistrationArgs, gitlab_provi
 from components.runner_manager import RunnerManager, RunnerManagerArgs
 from components.virtual_machine import VirtualMachine, VirtualMachineArgs
 from renderers.metrics import RUNNER_LABEL, prometheus_targets
-from settings import DockerHost, ObjectStoreCache, OpenStackHost, Owner, Runner, S3Cache, Settings
+from settings import (
+    DockerHost,
+    ObjectStoreCache,
+    OpenStackHost,
+    Owner,
+    Runner,
+    S3Cache,
+    Settings,
+    host_names,
+    host_of,
+    lives_on,
+)
 
 
 @dataclass(frozen=True)
@@ -84,8 +95,7 @@ class Fleet(pulumi.ComponentResource):
             parent = pulumi.ResourceOptions(parent=self)
             self._openstack = [openstack_provider(args.stack, args.shared.openstack_config, parent)]
         if isinstance(settings.host, OpenStackHost):
-            assert args.lookups.machines is not None
-            hosts = self._machines(settings.host, args.lookups.machines)
+            hosts = self._machines(settings.host)
         else:
             hosts = [self._existing(settings.host)]
         cache = self._cache(settings.cache) if settings.cache is not None else None
@@ -112,7 +122,7 @@ class Fleet(pulumi.ComponentResource):
                 opts=pulumi.ResourceOptions(parent=self),
             )
             containers = []
-            for host in hosts:
+            for host in (each for each in hosts if lives_on(args.stack, runner, each.name)):
                 manager = RunnerManager(
                     f"{host.name}-{runner_name}",
                     RunnerManagerArgs(
@@ -189,7 +199,7 @@ class Fleet(pulumi.ComponentResource):
         named = vars(args.shared.owner) if args.shared is not None else {}
         return {"pulumi-project": args.project, STACK_METADATA: args.stack} | named
 
-    def _machines(self, host: OpenStackHost, found: Machines) -> list[_Host]:
+    def _machines(self, host: OpenStackHost) -> list[_Host]:
         args = self._args
         description = f"{args.project}, stack {args.stack}"
         if args.shared is not None:
@@ -202,11 +212,12 @@ class Fleet(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, providers=self._openstack),
         )
         hosts = []
-        for number, name in enumerate(machine_names(args.stack, host.count), start=1):
+        for number, name in enumerate(host_names(args.stack, host.count), start=1):
+            found = args.lookups.machines[name]
             machine = VirtualMachine(
                 name,
                 VirtualMachineArgs(
-                    host=host,
+                    host=host_of(args.stack, host, number),
                     number=number,
                     group=group,
                     found=found,
@@ -231,7 +242,7 @@ class Fleet(pulumi.ComponentResource):
         return runner.description if self._args.shared is None else f"{runner.description} ({self._args.stack})"
 
     def _existing(self, host: DockerHost) -> _Host:
-        name = f"{self._args.stack}-1"
+        (name,) = host_names(self._args.stack, 1)
         connection = DockerConnection(name, DockerConnectionArgs(host), opts=pulumi.ResourceOptions(parent=self))
         return _Host(name, connection, host.mtu)
 

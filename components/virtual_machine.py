@@ -9,7 +9,7 @@ from typing import Any
 import pulumi
 import pulumi_openstack as openstack
 
-from clients.lookups import Machines
+from clients.lookups import Machine
 from components.host_group import HostGroup
 from components.host_key import HostKey
 from components.leftovers import BROKEN_OFF, Leftovers
@@ -23,8 +23,8 @@ from settings import OpenStackHost
 
 @dataclass(frozen=True)
 class VirtualMachineArgs:
-    """The machine with this number in the stack. `description` marks what is made, as in HostGroupArgs; `metadata` is
-    Nova's.
+    """The machine with this number in the stack. `host` is what that one has, as `settings.host_of` tells.
+    `description` marks what is made, as in HostGroupArgs; `metadata` is Nova's.
 
     `unfinished` says that no job can be running there: Nova has no such server, or did not finish one. `volume_broken`
     says that Cinder could not make a volume for it.
@@ -33,7 +33,7 @@ class VirtualMachineArgs:
     host: OpenStackHost
     number: int
     group: HostGroup
-    found: Machines
+    found: Machine
     metadata: dict[str, str]
     description: str
     leftovers: Leftovers

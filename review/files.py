@@ -14,12 +14,12 @@ from pulumi.runtime import mocks
 from pulumi.runtime import settings as runtime
 from pydantic import BaseModel, SecretStr
 
-from clients.lookups import Lookups, Machines, cache_endpoint
+from clients.lookups import Lookups, Machine, cache_endpoint
 from clients.openstack import Catalogue, Endpoint
 from components.fleet import Fleet, FleetArgs
 from components.leftovers import Leftovers
 from review.plan import SECRET
-from settings import OpenStackHost, Settings
+from settings import OpenStackHost, Settings, host_names
 
 USER_DATA = "user_data"
 _PROJECT = "gitlab-runners"
@@ -117,13 +117,17 @@ def _plain(value: Any) -> Any:
 
 
 def files_of(stack: str, settings: Settings, gitlab_url: str) -> dict[tuple[str, str], str]:
-    """The files of a stack by resource and path: of its first host, the others' differ in names alone."""
+    """The files of a stack by resource and path: of its first host with every runner, the others' differ in names
+    alone."""
     host = settings.host
-    machines = None
+    runners = {name: runner.model_copy(update={"hosts": ()}) for name, runner in settings.runners.items()}
+    settings = settings.model_copy(update={"runners": runners})
+    machines = {}
     if isinstance(host, OpenStackHost):
         settings = settings.model_copy(update={"host": host.model_copy(update={"count": 1})})
         networks = [host.network, *host.additional_networks]
-        machines = Machines("flavor", "image", networks, host.mtu if isinstance(host.mtu, int) else _NETWORKS_MTU)
+        mtu = host.mtu if isinstance(host.mtu, int) else _NETWORKS_MTU
+        machines = {name: Machine("flavor", "image", networks, mtu) for name in host_names(stack, 1)}
     endpoint = cache_endpoint(settings.cache, lambda: _CLOUDS_S3) if settings.cache is not None else None
     nobody = _Nobody()
     loop = asyncio.new_event_loop()

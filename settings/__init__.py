@@ -2,12 +2,14 @@
 
 from settings.abort import ABORT_JOBS, aborts_jobs
 from settings.errors import SettingsError
+from settings.hosts import host_names, host_of, lives_on
 from settings.layers import Owner, effective
 from settings.load import load
 from settings.model import (
     BootVolume,
     DockerHost,
     DockerVolume,
+    HostOverride,
     KeyPair,
     Limits,
     Manager,
@@ -27,6 +29,7 @@ __all__ = [
     "BootVolume",
     "DockerHost",
     "DockerVolume",
+    "HostOverride",
     "KeyPair",
     "Limits",
     "Manager",
@@ -43,5 +46,8 @@ __all__ = [
     "Updates",
     "aborts_jobs",
     "effective",
+    "host_names",
+    "host_of",
+    "lives_on",
     "load",
 ]

@@ -11,7 +11,8 @@ from pydantic_core import ErrorDetails
 
 from settings.advanced import ERROR_TYPE as ADVANCED
 from settings.errors import NAMESPACE, SettingsError
-from settings.layers import Layers, decoded
+from settings.hosts import host_name, host_names
+from settings.layers import Layers, Location, decoded
 from settings.model import (
     LABEL,
     MAXIMUM_NAME_LENGTH,
@@ -19,6 +20,7 @@ from settings.model import (
     BootVolume,
     DockerHost,
     DockerVolume,
+    HostOverride,
     KeyPair,
     Limits,
     Manager,
@@ -46,6 +48,7 @@ _MODELS: tuple[type[BaseModel], ...] = (
     KeyPair,
     BootVolume,
     DockerVolume,
+    HostOverride,
     Runner,
     Limits,
     S3Cache,
@@ -75,6 +78,7 @@ def load(stack: str, config: Mapping[str, str], layers: Layers | None = None) ->
         # The input is left out: it may hold a token.
         raise SettingsError("\n".join(_lines(error.errors(include_url=False), layers))) from None
     _check_names(stack, settings)
+    _check_hosts(stack, settings, layers)
     if layers is not None:
         _check_scopes(settings, layers)
     return settings
@@ -99,6 +103,26 @@ def _check_names(stack: str, settings: Settings) -> None:
                 f"(stack, host, runner and a suffix); at most {MAXIMUM_NAME_LENGTH} are possible: shorten the runner's "
                 "or the stack's name"
             )
+
+
+def _check_hosts(stack: str, settings: Settings, layers: Layers | None) -> None:
+    """Whether every host that is named exists, and no machine has overrides twice."""
+    known = host_names(stack, settings.host_count)
+    there = f"there is only {known[0]}" if len(known) == 1 else f"there are {known[0]} to {known[-1]}"
+    overrides = settings.host.overrides if isinstance(settings.host, OpenStackHost) else {}
+    named: list[tuple[int | str, Location]] = [(key, ("host", "overrides", key)) for key in overrides]
+    for name, runner in settings.runners.items():
+        named += [(host, ("runners", name, "hosts", index)) for index, host in enumerate(runner.hosts)]
+    lines = []
+    for reference, location in named:
+        if host_name(stack, reference) not in known:
+            lines.append((location, f"{json.dumps(reference)}: there is no such host; {there}"))
+    for name in known:
+        twice = [key for key in overrides if host_name(stack, key) == name]
+        if len(twice) > 1:
+            lines.append((("host", "overrides", twice[1]), f"is the same host as {json.dumps(twice[0])}; say it once"))
+    if lines:
+        raise SettingsError("\n".join(f"{_where(place)}: {line}{_origin(place, layers)}" for place, line in lines))
 
 
 def _check_scopes(settings: Settings, layers: Layers) -> None:
@@ -146,17 +170,25 @@ def _line(error: ErrorDetails, layers: Layers | None) -> str:
         del location[1]
     if location and location[-1] == "[key]":
         location.pop()
-    line = _told(error, location)
-    if layers is None or layers.owner is None or not location or error["type"] == "missing":
-        return line
-    return f"{line} ({layers.origin([f'{NAMESPACE}:{location[0]}', *location[1:]])})"
+    return _told(error, location) + (_origin(location, layers) if error["type"] != "missing" else "")
 
 
-def _told(error: ErrorDetails, location: list[int | str]) -> str:
-    kind = error["type"]
+def _origin(location: Sequence[int | str], layers: Layers | None) -> str:
+    """In a stack with layers, the file and line that say it, in parentheses."""
+    if layers is None or layers.owner is None or not location:
+        return ""
+    return f" ({layers.origin([f'{NAMESPACE}:{location[0]}', *location[1:]])})"
+
+
+def _where(location: Sequence[int | str]) -> str:
     where = NAMESPACE
     for index, part in enumerate(location):
         where += f"[{part}]" if isinstance(part, int) else f"{':' if index == 0 else '.'}{part}"
+    return where
+
+
+def _told(error: ErrorDetails, location: Sequence[int | str]) -> str:
+    kind, where = error["type"], _where(location)
     if kind == "extra_forbidden" and (other := _other_kind(error["loc"])) is not None:
         return f"{where}: is only there for kind: {other}"
     if kind == "extra_forbidden":

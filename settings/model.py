@@ -137,6 +137,12 @@ def _host_key(value: str) -> str:
     raise ValueError("must be a public SSH host key like: ssh-ed25519 AAAA…")
 
 
+def _host(value: Any) -> Any:
+    if (type(value) is int and value >= 1) or (isinstance(value, str) and value):
+        return value
+    raise ValueError("must be a host's number or name, like 2 or <stack>-2")
+
+
 def _window(value: str) -> str:
     if re.fullmatch(_WINDOW, value) and value[:5] != value[6:]:
         return value
@@ -177,6 +183,11 @@ Mtu = Annotated[
     int | str,
     BeforeValidator(_mtu),
     WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": MINIMUM_MTU, "maximum": MAXIMUM_MTU}]}),
+]
+HostReference = Annotated[
+    int | str,
+    BeforeValidator(_host),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "minLength": 1}]}),
 ]
 Name = Annotated[str, Field(pattern=LABEL, max_length=MAXIMUM_NAME_LENGTH)]
 ProxyUrl = Annotated[str, AfterValidator(_proxy)]
@@ -278,6 +289,15 @@ class DockerVolume(_Model):
     """Volume type; the cloud's default when absent. Another one replaces the machines."""
     availability_zone: NonEmpty | None = None
     """Cinder availability zone; the cloud's default when absent. Another one replaces the machines."""
+    same_zone: Flag = False
+    """In the availability zone of its machine, for a cloud that attaches no volume of another one (Nova's
+    `cross_az_attach`)."""
+
+    @model_validator(mode="after")
+    def _one_zone(self) -> Self:
+        if self.same_zone and self.availability_zone is not None:
+            raise ValueError("has both availabilityZone and sameZone; leave one out")
+        return self
 
 
 class Prune(_Model):
@@ -329,6 +349,19 @@ def _off_is_false(schema: dict[str, Any]) -> None:
     schema["anyOf"] = [{"const": False} if kind == {"type": "null"} else kind for kind in schema["anyOf"]]
 
 
+class HostOverride(_Model):
+    """What one machine has instead of what its stack's machines have."""
+
+    flavor: NonEmpty | None = None
+    """Flavor, by name or id."""
+    image: NonEmpty | None = None
+    """Image with cloud-init, by name or id."""
+    availability_zone: NonEmpty | None = None
+    """Nova availability zone."""
+    metadata: dict[str, str] = Field(default_factory=dict)
+    """Nova metadata, besides that of all machines."""
+
+
 class OpenStackHost(_Model):
     """Virtual machines made in OpenStack."""
 
@@ -350,7 +383,12 @@ class OpenStackHost(_Model):
     docker_volume: DockerVolume | None = None
     """Keep Docker's data on a volume of its own instead of the disk that the machine boots from."""
     availability_zone: NonEmpty | None = None
-    """Nova availability zone."""
+    """Nova availability zone of all machines."""
+    availability_zones: tuple[NonEmpty, ...] = ()
+    """Nova availability zones to spread the machines over, instead of one: they take turns, by their numbers, so that
+    another `count` moves none. Another list moves those whose turn changes: they are replaced."""
+    overrides: dict[NonEmpty, HostOverride] = Field(default_factory=dict)
+    """What single machines have instead, by their number (`2`) or their name (`<stack>-2`)."""
     anti_affinity: Literal["soft", "hard", "none"] = "soft"
     """Whether the machines of a stack avoid each other's hypervisor; only used when count is above 1."""
     key_pair: KeyPair
@@ -386,6 +424,12 @@ class OpenStackHost(_Model):
     def _address(self) -> Self:
         if self.ssh.address == "floating" and self.floating_ip_pool is None:
             raise ValueError("ssh.address is floating, which needs floatingIpPool")
+        return self
+
+    @model_validator(mode="after")
+    def _zones(self) -> Self:
+        if self.availability_zone is not None and self.availability_zones:
+            raise ValueError("has both availabilityZone and availabilityZones; leave one out")
         return self
 
 
@@ -454,6 +498,9 @@ class Runner(_Model):
     expiry_warning_days: int = Field(14, ge=0)
     """From how many days before its token expires on the preview warns; where GitLab's administrators let runner tokens
     expire."""
+    hosts: tuple[HostReference, ...] = ()
+    """Hosts that it lives on, by their numbers (`2`) or names (`<stack>-2`); all when empty. One registration, a
+    manager on each."""
     limit: int | None = Field(None, ge=1)
     """Jobs at once on each host; `manager.concurrent` when absent."""
     image: NonEmpty = "debian:13-slim"

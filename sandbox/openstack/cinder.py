@@ -72,6 +72,7 @@ class Cinder:
             web.put("/volumes/{id}", self._update),
             web.delete("/volumes/{id}", self._delete),
             web.post("/volumes/{id}/action", self._action),
+            web.get("/os-availability-zone", self._list_zones),
             web.get("/types", self._list_types),
             web.get("/types/{id}", self._show_type),
             web.get("/os-quota-sets/{owner}", self._show_quota),
@@ -275,7 +276,10 @@ class Cinder:
         self._spawn(self._settle, volume["id"])
         return web.Response(status=202)
 
-    # Types and quotas
+    # Zones, types and quotas
+
+    async def _list_zones(self, _: web.Request) -> web.Response:
+        return web.json_response({"availabilityZoneInfo": [{"zoneName": ZONE, "zoneState": {"available": True}}]})
 
     async def _list_types(self, _: web.Request) -> web.Response:
         return web.json_response({"volume_types": self._store.list("cinder.type")})

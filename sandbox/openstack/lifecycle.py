@@ -18,6 +18,8 @@ from sandbox.openstack.neutron import Neutron
 from sandbox.store import Store
 from sandbox.vm import VirtualMachine
 
+# Availability zones; servers that ask for none are in the first.
+ZONES = ("nova", "zone-2")
 # Nova's defaults, by the names in `os-quota-sets`.
 QUOTAS = {
     "instances": 10, "cores": 20, "ram": 51200, "key_pairs": 100, "metadata_items": 128, "server_groups": 10,

@@ -29,7 +29,7 @@ from sandbox.openstack.common import (
     sort,
     text_of,
 )
-from sandbox.openstack.lifecycle import QUOTAS, limit_of
+from sandbox.openstack.lifecycle import QUOTAS, ZONES, limit_of
 from sandbox.openstack.schema import MICROVERSION, KeypairBody, ServerGroupBody, body_of, minor_version
 from sandbox.openstack.servers import Servers
 from sandbox.store import Store
@@ -252,8 +252,8 @@ class Nova:
         return web.json_response({"extra_specs": self._flavor(request)["extra_specs"]})
 
     async def _list_zones(self, _: web.Request) -> web.Response:
-        zone = {"zoneName": "nova", "zoneState": {"available": True}, "hosts": None}
-        return web.json_response({"availabilityZoneInfo": [zone]})
+        zones = [{"zoneName": name, "zoneState": {"available": True}, "hosts": None} for name in ZONES]
+        return web.json_response({"availabilityZoneInfo": zones})
 
     # Quotas
 

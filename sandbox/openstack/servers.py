@@ -12,7 +12,7 @@ from multidict import MultiMapping
 from sandbox.openstack.cinder import Cinder
 from sandbox.openstack.common import ApiError, Document, caller_of, json_body, new_id, now, page, sort, tags_match
 from sandbox.openstack.glance import Glance
-from sandbox.openstack.lifecycle import Lifecycle, Machines, check_state, limit_of, vm_state
+from sandbox.openstack.lifecycle import ZONES, Lifecycle, Machines, check_state, limit_of, vm_state
 from sandbox.openstack.neutron import Neutron
 from sandbox.openstack.parts import Parts, on_server
 from sandbox.openstack.schema import (
@@ -139,8 +139,8 @@ class Servers:
         count = wanted.max_count or wanted.min_count
         if wanted.min_count > count:
             raise ApiError(400, "min_count must be <= max_count")
-        zone = (wanted.availability_zone or "nova").partition(":")[0]
-        if zone != "nova":
+        zone = (wanted.availability_zone or ZONES[0]).partition(":")[0]
+        if zone not in ZONES:
             raise ApiError(400, "The requested availability zone is not available")
         volume = self._supplies.root_volume(caller, wanted)
         flavor = self._supplies.flavor(str(wanted.flavor))

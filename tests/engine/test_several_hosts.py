@@ -1,4 +1,4 @@
-"""A runner on several hosts: one registration, a manager on each."""
+"""A runner on several hosts: one registration, a manager on each, and each host in its own zone."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,14 @@ pytestmark = pytest.mark.docker
 @pytest.fixture
 def fresh(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     project = Project(sandbox, tmp_path_factory.mktemp("project"))
-    project.configure(lambda config: (config["runners"].pop("team"), config["host"].update(count=2)))
+    project.configure(
+        lambda config: (
+            config["runners"].pop("team"),
+            config["host"].update(
+                count=2, availabilityZones=["zone-2", "nova"], overrides={"2": {"metadata": {"disk": "ssd"}}}
+            ),
+        )
+    )
     yield project
     project.destroy()
     assert sandbox.inventory() == NOTHING
@@ -32,9 +39,16 @@ def test_hosts_come_and_go_without_touching_the_others(fresh: Project, sandbox: 
         "containers": 4,
         "volumes": 2,
     }
-    (first,) = [server for server in sandbox.openstack.compute.servers() if server.name == "sandbox-1"]
+    servers = {server.name: server for server in sandbox.openstack.compute.servers()}
+    first = servers["sandbox-1"]
+    assert (first.availability_zone, servers["sandbox-2"].availability_zone) == ("zone-2", "nova")
+    assert [name for name, server in servers.items() if server.metadata.get("disk") == "ssd"] == ["sandbox-2"]
     assert sandbox.wait_for_job(sandbox.put_job(["echo done"]))["status"] == "success"
-    fresh.configure(lambda config: config["host"].update(count=1))
+    fresh.configure(lambda config: config["host"].update(count=3))
+    plan = fresh.preview()
+    assert set(plan.values()) == {"create"}
+    assert all(" sandbox-3" in name for name in plan)
+    fresh.configure(lambda config: (config["host"].update(count=1), config["host"].pop("overrides")))
     plan = fresh.preview()
     assert plan.pop("ServerGroup sandbox") == "delete"
     assert set(plan.values()) == {"delete"}

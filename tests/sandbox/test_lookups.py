@@ -5,6 +5,7 @@ That such a line ends a run before anything is created is shown by tests/engine/
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -76,11 +77,42 @@ def looked_up(
             {"dockerVolume": {"size": 20, "type": "sdd"}},
             "volume type sdd: does not exist in this cloud; did you mean ssd",
         ),
+        ({"availabilityZone": "nowa"}, "availability zone nowa: does not exist in this cloud; did you mean nova"),
+        (
+            {"count": 3, "availabilityZones": ["nova", "zone2"]},
+            "availability zone zone2: does not exist in this cloud; did you mean zone-2",
+        ),
+        ({"overrides": {"1": {"flavor": "m1.smal"}}}, "flavor m1.smal: does not exist in this cloud"),
+        (
+            {"count": 2, "overrides": {"sandbox-2": {"image": "debian-31"}}},
+            "image debian-31: does not exist in this cloud; did you mean debian-13",
+        ),
+        (
+            {"availabilityZone": "zone-2", "dockerVolume": {"size": 20, "sameZone": True}},
+            "availability zone of volumes zone-2: does not exist in this cloud; there are: nova",
+        ),
         ({"mtu": 1460}, "host.mtu: 1460: is above the MTU of network runners (1450)"),
     ],
 )
 def test_a_name_that_the_cloud_does_not_know(clouds: InProcess, host: dict[str, Any], line: str) -> None:
     assert line in looked_up(clouds, host)
+
+
+def test_each_machine_is_made_of_what_it_has_and_a_name_is_looked_up_once(clouds: InProcess) -> None:
+    host = HOST | {
+        "count": 4,
+        "availabilityZones": ["nova", "zone-2"],
+        "overrides": {"2": {"flavor": "m1.large"}, "sandbox-3": {"image": "ubuntu-24.04"}},
+    }
+    clouds.control("DELETE", "requests")
+    machines = found(clouds, {"host": host, "runners": {"app": {"project": 100, "tags": ["docker"]}}}).machines
+    assert list(machines) == ["sandbox-1", "sandbox-2", "sandbox-3", "sandbox-4"]
+    assert machines["sandbox-1"] == machines["sandbox-4"]
+    assert machines["sandbox-2"] == replace(machines["sandbox-1"], flavor_id="4")
+    assert machines["sandbox-3"].image_id != machines["sandbox-1"].image_id
+    asked = [entry["path"].rpartition("v2")[2] for entry in clouds.requests(method="GET")]
+    once = ("/flavors/detail", ".1/os-availability-zone", ".0/networks")
+    assert [sum(path.endswith(each) for path in asked) for each in (*once, "/images")] == [1, 1, 1, 2]
 
 
 @pytest.fixture
@@ -117,7 +149,7 @@ def test_a_volume_does_not_shrink(clouds: InProcess, attached: Callable[..., Any
     )
     runners = {"app": {"project": 100, "tags": ["docker"]}}
     for size in (30, 31):
-        assert found(clouds, {"host": HOST | {"dockerVolume": {"size": size}}, "runners": runners}).machines is not None
+        assert found(clouds, {"host": HOST | {"dockerVolume": {"size": size}}, "runners": runners}).machines
 
 
 def test_a_cloud_that_stores_nothing(clouds: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,7 +133,8 @@ def test_flavors_images_networks_and_zones_are_found_by_name(cloud: Cloud, names
     assert not network.is_router_external
     assert cloud.network.get_subnet(network.subnet_ids[0]).network_id == network.id
     assert [found.name for found in cloud.network.networks(**{"router:external": True})] == [names.external_network]
-    assert "nova" in [zone.name for zone in cloud.compute.availability_zones()]
+    zones = {zone.name: zone.state for zone in cloud.compute.availability_zones()}
+    assert zones["nova"] == {"available": True}
 
 
 def test_what_does_not_exist_is_not_found(cloud: Cloud) -> None:
@@ -600,6 +601,12 @@ def test_a_volume_is_made_found_changed_grown_and_deleted(cloud: Cloud, create: 
 def test_a_wrong_volume_is_refused(create: Create, wrong: dict[str, Any]) -> None:
     with pytest.raises((BadRequestException, NotFoundException)):
         create("volume", **{"size": 1, **wrong})
+
+
+@pytest.mark.usefixtures("volumes")
+def test_a_volumes_zone_is_among_those_listed(cloud: Cloud, create: Create) -> None:
+    zones = {zone.name: zone.state for zone in cloud.block_storage.availability_zones()}
+    assert zones[_volume(cloud, create("volume", size=1)).availability_zone] == {"available": True}
 
 
 @pytest.mark.usefixtures("volumes")

@@ -13,11 +13,13 @@ import pytest
 import yaml
 from pulumi.runtime import mocks, rpc, settings
 
-from clients.lookups import Lookups, Machines
+from clients.lookups import Lookups, Machine
 from clients.openstack import Endpoint
 from components.fleet import Fleet, FleetArgs, Shared
 from settings import (
     DockerHost,
+    DockerVolume,
+    HostOverride,
     KeyPair,
     Limits,
     Manager,
@@ -127,7 +129,10 @@ def declare(
     **runners: Runner,
 ) -> dict[str, Any]:
     """Declares a fleet and returns its outputs."""
-    machines = Machines("flavor-id", "image-id", ["network-id"], 1450) if isinstance(host, OpenStackHost) else None
+    machines = {}
+    if isinstance(host, OpenStackHost):
+        names = [f"dev-{number}" for number in range(1, host.count + 1)]
+        machines = {name: Machine(f"flavor of {name}", "image-id", ["network-id"], 1450) for name in names}
     args = FleetArgs(
         project="gitlab-runners",
         stack="dev",
@@ -189,6 +194,67 @@ def test_every_runner_has_a_manager_on_every_host(registered: Registered) -> Non
         f"dev-{host}-{runner}{suffix}" for host in (1, 2) for runner in ("app", "team") for suffix in ("", "-config")
     }
     assert len(registered.of("UserRunner")) == 2
+
+
+SPREAD = HOST.model_copy(update={"availability_zones": ("a", "b", "c")})
+
+
+def zones(registered: Registered, host: OpenStackHost) -> dict[str, str]:
+    registered.resources.clear()
+    declare(host)
+    return {instance.name: plain(instance.inputs)["availabilityZone"] for instance in registered.of("Instance")}
+
+
+def test_machines_take_turns_over_the_zones_and_stay_there_whatever_their_count(registered: Registered) -> None:
+    five = zones(registered, SPREAD.model_copy(update={"count": 5}))
+    assert five == {"dev-1": "a", "dev-2": "b", "dev-3": "c", "dev-4": "a", "dev-5": "b"}
+    for count in range(1, 5):
+        fewer = zones(registered, SPREAD.model_copy(update={"count": count}))
+        assert fewer.items() <= five.items()
+
+
+def test_one_zone_is_the_same_either_way(registered: Registered) -> None:
+    one = zones(registered, HOST.model_copy(update={"availability_zone": "a"}))
+    trigger = registered.of("Instance")[0]
+    assert zones(registered, HOST.model_copy(update={"availability_zones": ("a",)})) == one
+    assert registered.of("Instance")[0].inputs == trigger.inputs
+
+
+def test_a_machine_has_what_is_its_own(registered: Registered) -> None:
+    own = {
+        "2": HostOverride(availability_zone="z", metadata={"disk": "ssd"}),
+        "dev-3": HostOverride(metadata={"rack": "9"}),
+    }
+    host = SPREAD.model_copy(update={"count": 3, "metadata": {"rack": "1"}, "overrides": own})
+    assert zones(registered, host) == {"dev-1": "a", "dev-2": "z", "dev-3": "c"}
+    metadata = {name: registered.inputs("Instance", name)["metadata"] for name in ("dev-1", "dev-2", "dev-3")}
+    assert [each["rack"] for each in metadata.values()] == ["1", "1", "9"]
+    assert [name for name, each in metadata.items() if "disk" in each] == ["dev-2"]
+    assert registered.inputs("Instance", "dev-2")["flavorId"] == "flavor of dev-2"
+
+
+def test_a_volume_may_have_to_be_in_its_machines_zone(registered: Registered) -> None:
+    volume = DockerVolume(size=100, same_zone=True)
+    declare(SPREAD.model_copy(update={"count": 2, "docker_volume": volume}))
+    volumes = [registered.inputs("blockstorage/volume:Volume", name)["availabilityZone"] for name in ("dev-1", "dev-2")]
+    assert volumes == ["a", "b"]
+
+
+def test_a_runner_may_live_on_some_hosts(registered: Registered) -> None:
+    outputs = declare(
+        HOST.model_copy(update={"count": 3}),
+        everywhere=Runner(project=1, tags=("a",)),
+        some=Runner(project=1, tags=("b",), hosts=(1, "dev-3")),
+    )
+    assert outputs["runners"]["some"]["containers"] == ["dev-1-some", "dev-3-some"]
+    assert len(outputs["runners"]["everywhere"]["containers"]) == 3
+    assert len(registered.of("UserRunner")) == 2
+
+
+def test_an_engine_that_exists_is_the_first_host(registered: Registered) -> None:
+    engine = DockerHost(kind="docker", url="unix:///run/docker.sock")
+    outputs = declare(engine, app=Runner(project=1, tags=("a",), hosts=("dev-1",)))
+    assert outputs["runners"]["app"]["containers"] == ["dev-1-app"]
 
 
 def test_what_jobs_may_do_reaches_the_managers(registered: Registered) -> None:

@@ -187,6 +187,43 @@ def test_the_cache_is_set_in_one_place() -> None:
         ({"host": HOST | {"count": "three"}}, 'host.count: "three": should be a valid integer'),
         ({"host": HOST | {"count": 0}}, "host.count: 0: should be greater than or equal to 1"),
         ({"host": None}, "host: is missing"),
+        (
+            {"host": HOST | {"availabilityZone": "a", "availabilityZones": ["b"]}},
+            "host: has both availabilityZone and availabilityZones; leave one out",
+        ),
+        (
+            {"host": HOST | {"dockerVolume": {"size": 9, "availabilityZone": "a", "sameZone": True}}},
+            "host.dockerVolume: has both availabilityZone and sameZone; leave one out",
+        ),
+        ({"host": HOST | {"overrides": {"1": {"flavr": "x"}}}}, "overrides.1.flavr: unknown key; did you mean flavor?"),
+        (
+            {"host": HOST | {"overrides": {"2": {"flavor": "x"}}}},
+            'host.overrides.2: "2": there is no such host; there is only dev-1',
+        ),
+        (
+            {"host": HOST | {"count": 3, "overrides": {"dev-4": {"flavor": "x"}}}},
+            'host.overrides.dev-4: "dev-4": there is no such host; there are dev-1 to dev-3',
+        ),
+        (
+            {"host": HOST | {"overrides": {"1": {}, "dev-1": {}}}},
+            'host.overrides.dev-1: is the same host as "1"; say it once',
+        ),
+        (
+            {"host": HOST | {"count": 2}, "runners": {"app": RUNNER | {"hosts": [1, 3]}}},
+            "runners.app.hosts[1]: 3: there is no such host; there are dev-1 to dev-2",
+        ),
+        (
+            {"runners": {"app": RUNNER | {"hosts": ["other-1"]}}},
+            'runners.app.hosts[0]: "other-1": there is no such host; there is only dev-1',
+        ),
+        (
+            {"runners": {"app": RUNNER | {"hosts": [0]}}},
+            "runners.app.hosts[0]: 0: must be a host's number or name, like 2 or <stack>-2",
+        ),
+        (
+            {"host": {"kind": "docker", "url": "unix:///run/docker.sock", "overrides": {"1": {}}}},
+            "host.overrides: is only there for kind: openstack",
+        ),
         ({"host": {"kind": "podman"}}, "host.kind: must be openstack or docker"),
         ({"host": {key: value for key, value in HOST.items() if key != "image"}}, "host.image: is missing"),
         ({"runners": {}}, "runners: is empty; name at least one"),
