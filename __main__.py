@@ -12,11 +12,12 @@ from clients import ClientError
 from clients.gitlab import GitLab, instance_url
 from clients.lookups import look_up
 from clients.openstack import Catalogue, connect
+from clients.quotas import check_quotas
 from clients.readiness import engine_ready
 from components.docker_connection import options_for
 from components.fleet import Fleet, FleetArgs, Shared
 from components.leftovers import Leftovers
-from settings import ABORT_JOBS, DockerHost, SettingsError, aborts_jobs, effective, load
+from settings import ABORT_JOBS, DockerHost, OpenStackHost, SettingsError, aborts_jobs, effective, load
 
 # The language host takes this status as: the user has been told.
 USER_WAS_TOLD = 32
@@ -48,13 +49,17 @@ def main() -> None:
         with ThreadPoolExecutor() as pool:
             pool.submit(asyncio.run, engine_ready(host, options_for(host.ssh, host.host_key), pulumi.log.info)).result()
     catalogue = Catalogue(lambda: connect(providers["openstack"]))
+    lookups = look_up(stack, settings, catalogue, gitlab, preview=pulumi.runtime.is_dry_run())
+    if isinstance(host, OpenStackHost) and catalogue.is_connected:
+        for line in check_quotas(stack, host, lookups, catalogue):
+            pulumi.log.warn(line)
     fleet = Fleet(
         stack,
         FleetArgs(
             project=pulumi.get_project(),
             stack=stack,
             settings=settings,
-            lookups=look_up(stack, settings, catalogue, gitlab, preview=pulumi.runtime.is_dry_run()),
+            lookups=lookups,
             leftovers=Leftovers(catalogue, gitlab),
             gitlab_config=providers["gitlab"],
             gitlab_url=settings.gitlab_url or url,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from clients import ClientError
 from clients.gitlab import GitLab
 from clients.openstack import Catalogue, Endpoint, docker_mtu
-from settings import ObjectStoreCache, OpenStackHost, S3Cache, Settings, host_names, host_of
+from settings import ObjectStoreCache, OpenStackHost, S3Cache, Settings, hosts_of
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,13 @@ def look_up(stack: str, settings: Settings, catalogue: Catalogue, gitlab: GitLab
     endpoint = cache_endpoint(settings.cache, catalogue.object_store) if settings.cache is not None else None
     if not isinstance(host, OpenStackHost):
         return Lookups({}, pages, cache_endpoint=endpoint)
-    hosts = {name: host_of(stack, host, number) for number, name in enumerate(host_names(stack, host.count), start=1)}
+    hosts = hosts_of(stack, host)
     machines = _machines(host, hosts, catalogue)
     broken = _check_volumes(stack, hosts, catalogue) if host.docker_volume is not None else set()
     unfinished: set[str] = set()
     if catalogue.is_connected or not preview:
-        unfinished = set(hosts) - catalogue.finished_servers(stack)
+        servers = {server.name: server for server in catalogue.servers(stack)}
+        unfinished = {name for name in hosts if name not in servers or not servers[name].finished}
     return Lookups(machines, pages, frozenset(unfinished), frozenset(broken), endpoint)
 
 

@@ -60,6 +60,30 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Server:
+    """A Nova server: whether it is past its creation, its flavor's name or id, its image's id and its zone.
+
+    `image` is None for one that boots from a volume.
+    """
+
+    name: str
+    finished: bool
+    flavor: str
+    image: str | None
+    zone: str
+
+
+@dataclass(frozen=True)
+class Flavor:
+    """A flavor: its processors and its memory in MiB."""
+
+    id: str
+    name: str
+    vcpus: int
+    ram: int
+
+
+@dataclass(frozen=True)
 class Volume:
     """A Cinder volume of a stack: its size in GiB, whether a server has it, and whether it could not be made."""
 
@@ -133,6 +157,8 @@ class Catalogue:
         self._connect = connection
         self._networks: dict[str, Network] = {}
         self._images: dict[str, str] = {}
+        self._servers: dict[str, list[Server]] = {}
+        self._volumes: dict[str, list[Volume]] = {}
 
     @cached_property
     def connection(self) -> Connection:
@@ -144,23 +170,36 @@ class Catalogue:
         """Whether a look-up has needed the cloud."""
         return "connection" in self.__dict__
 
-    def finished_servers(self, prefix: str) -> set[str]:
-        """Names, starting with `prefix`, for which there are servers, all of them past their creation."""
-        with explained():
-            servers = list(self.connection.compute.servers(name=f"^{re.escape(prefix)}"))
-        unfinished = {server.name for server in servers if server.status in _UNFINISHED}
-        return {server.name for server in servers} - unfinished
+    def servers(self, prefix: str) -> list[Server]:
+        """The servers whose names start with `prefix`; of two with one name the one that is not finished is last."""
+        if prefix not in self._servers:
+            with explained():
+                found = list(self.connection.compute.servers(name=f"^{re.escape(prefix)}"))
+            servers = [
+                Server(
+                    server.name,
+                    server.status not in _UNFINISHED,
+                    str(server.flavor.id),
+                    server.image.id if server.image else None,
+                    server.availability_zone or "",
+                )
+                for server in found
+            ]
+            self._servers[prefix] = sorted(servers, key=lambda server: not server.finished)
+        return self._servers[prefix]
 
     def volumes(self, stack: str) -> list[Volume]:
         """The volumes made for a stack's machines, which carry its name in their metadata."""
-        with explained():
-            self._need_block_storage()
-            found = list(self.connection.block_storage.volumes())
-        return [
-            Volume(volume.name, volume.size, bool(volume.attachments), volume.status == "error")
-            for volume in found
-            if (volume.metadata or {}).get(STACK_METADATA) == stack
-        ]
+        if stack not in self._volumes:
+            with explained():
+                self._need_block_storage()
+                found = list(self.connection.block_storage.volumes())
+            self._volumes[stack] = [
+                Volume(volume.name, volume.size, bool(volume.attachments), volume.status == "error")
+                for volume in found
+                if (volume.metadata or {}).get(STACK_METADATA) == stack
+            ]
+        return self._volumes[stack]
 
     def volume_type(self, name: str) -> str:
         """Id of a volume type given by name or id."""
@@ -207,9 +246,14 @@ class Catalogue:
         return _zone("availability zone of volumes", name, self._volume_zones)
 
     @cached_property
-    def _flavors(self) -> list[Any]:
+    def _flavors(self) -> list[Flavor]:
         with explained():
-            return list(self.connection.compute.flavors())
+            found = list(self.connection.compute.flavors())
+        return [Flavor(flavor.id, flavor.name, flavor.vcpus, flavor.ram) for flavor in found]
+
+    def flavor(self, id_: str) -> Flavor | None:
+        """The flavor with that id; None for one that the cloud does not list."""
+        return next((flavor for flavor in self._flavors if flavor.id == id_), None)
 
     def flavor_id(self, name: str) -> str:
         """Id of a flavor given by name or id."""

@@ -28,7 +28,7 @@ from settings import (
     S3Cache,
     Settings,
     host_names,
-    host_of,
+    hosts_of,
     lives_on,
 )
 
@@ -212,12 +212,12 @@ class Fleet(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, providers=self._openstack),
         )
         hosts = []
-        for number, name in enumerate(host_names(args.stack, host.count), start=1):
+        for number, (name, own) in enumerate(hosts_of(args.stack, host).items(), start=1):
             found = args.lookups.machines[name]
             machine = VirtualMachine(
                 name,
                 VirtualMachineArgs(
-                    host=host_of(args.stack, host, number),
+                    host=own,
                     number=number,
                     group=group,
                     found=found,

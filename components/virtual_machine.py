@@ -23,7 +23,7 @@ from settings import OpenStackHost
 
 @dataclass(frozen=True)
 class VirtualMachineArgs:
-    """The machine with this number in the stack. `host` is what that one has, as `settings.host_of` tells.
+    """The machine with this number in the stack. `host` is what that one has, as `settings.hosts_of` tells.
     `description` marks what is made, as in HostGroupArgs; `metadata` is Nova's.
 
     `unfinished` says that no job can be running there: Nova has no such server, or did not finish one. `volume_broken`

@@ -2,7 +2,7 @@
 
 from settings.abort import ABORT_JOBS, aborts_jobs
 from settings.errors import SettingsError
-from settings.hosts import host_names, host_of, lives_on
+from settings.hosts import host_names, hosts_of, lives_on
 from settings.layers import Owner, effective
 from settings.load import load
 from settings.model import (
@@ -47,7 +47,7 @@ __all__ = [
     "aborts_jobs",
     "effective",
     "host_names",
-    "host_of",
+    "hosts_of",
     "lives_on",
     "load",
 ]

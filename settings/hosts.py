@@ -15,7 +15,7 @@ def host_name(stack: str, reference: int | str) -> str:
 
 
 def host_of(stack: str, host: OpenStackHost, number: int) -> OpenStackHost:
-    """What the host of that number is: with its zone, and with what it has instead of the others.
+    """What the host of that number is, with its zone and with what it has instead of the others.
 
     A zone depends on the number alone, so that no host moves when another one comes or goes.
     """
@@ -32,6 +32,11 @@ def host_of(stack: str, host: OpenStackHost, number: int) -> OpenStackHost:
     if volume is not None and volume.same_zone:
         own["docker_volume"] = volume.model_copy(update={"availability_zone": own["availability_zone"]})
     return host.model_copy(update=own)
+
+
+def hosts_of(stack: str, host: OpenStackHost) -> dict[str, OpenStackHost]:
+    """What each host of a stack is, by name, in the order of their numbers."""
+    return {name: host_of(stack, host, number) for number, name in enumerate(host_names(stack, host.count), start=1)}
 
 
 def lives_on(stack: str, runner: Runner, host: str) -> bool:

@@ -33,7 +33,10 @@ MAX_VERSION = 70
 ZONE = "nova"
 TYPE = "__DEFAULT__"
 # Cinder's defaults, by the names in `os-quota-sets`; gigabytes are GiB.
-QUOTAS = {"volumes": 10, "gigabytes": 1000, "per_volume_gigabytes": -1, "snapshots": 10, "backups": 10}
+QUOTAS = {
+    "volumes": 10, "gigabytes": 1000, "per_volume_gigabytes": -1, "snapshots": 10, "backups": 10,
+    "backup_gigabytes": 1000,
+}  # fmt: skip
 
 _HEADER = "OpenStack-API-Version"
 _MINOR = web.RequestKey("volume_microversion", int)
@@ -75,6 +78,7 @@ class Cinder:
             web.get("/os-availability-zone", self._list_zones),
             web.get("/types", self._list_types),
             web.get("/types/{id}", self._show_type),
+            web.get("/limits", self._show_limits),
             web.get("/os-quota-sets/{owner}", self._show_quota),
             web.put("/os-quota-sets/{owner}", self._set_quota),
         ]
@@ -303,6 +307,24 @@ class Cinder:
             raise ApiError(
                 413, f"VolumeSizeExceedsAvailableQuota: {message}{limit}G and {sum(own)}G has been consumed."
             )
+
+    async def _show_limits(self, request: web.Request) -> web.Response:
+        project = caller_of(request).project_id
+        limits = QUOTAS | (self._store.get("cinder.quota", project) or {})
+        own = [each["size"] for each in self._store.list("cinder.volume") if each["project_id"] == project]
+        absolute = {
+            "maxTotalVolumes": limits["volumes"],
+            "maxTotalVolumeGigabytes": limits["gigabytes"],
+            "maxTotalSnapshots": limits["snapshots"],
+            "maxTotalBackups": limits["backups"],
+            "maxTotalBackupGigabytes": limits["backup_gigabytes"],
+            "totalVolumesUsed": len(own),
+            "totalGigabytesUsed": sum(own),
+            "totalSnapshotsUsed": 0,
+            "totalBackupsUsed": 0,
+            "totalBackupGigabytesUsed": 0,
+        }
+        return web.json_response({"limits": {"rate": [], "absolute": absolute}})
 
     async def _show_quota(self, request: web.Request) -> web.Response:
         project = request.match_info["owner"]

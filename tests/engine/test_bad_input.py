@@ -1,6 +1,7 @@
 """Whatever is wrong with a stack is said in one line, before anything is created.
 
-One of each kind: the lines themselves are in tests/unit/test_settings.py and tests/sandbox/test_lookups.py.
+One of each kind: the lines themselves are in tests/unit/test_settings.py, and in tests/sandbox/test_lookups.py and
+test_quotas.py.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,6 +39,10 @@ def on_host(**values: Any) -> Change:
     [
         (on_host(flavour="m1.small"), "gitlab-runners:host.flavour: unknown key; did you mean flavor?"),
         (on_host(flavor="m1.smal"), "flavor m1.smal: does not exist in this cloud; did you mean m1.small"),
+        (
+            on_host(count=11),
+            "OpenStack quota: no room for sandbox-1, sandbox-2, sandbox-3 and 8 more (instances: 11 needed",
+        ),
         (lambda config: config["runners"]["app"].update(project=999), "GitLab: there is no project 999"),
     ],
 )

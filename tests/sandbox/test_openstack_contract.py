@@ -557,6 +557,40 @@ def test_a_wrong_server_is_refused(
     assert message in refusal(error)
 
 
+# Quotas
+
+
+def test_limits_tell_what_may_be_used_and_what_is(
+    cloud: Cloud, create: Create, network: Any, server_attributes: dict[str, Any]
+) -> None:
+    def used() -> dict[str, int]:
+        limits = cloud.compute.get_limits().absolute
+        quota = cloud.network.get_quota(cloud.current_project_id, details=True)
+        for limit in (limits.instances, limits.total_cores, limits.total_ram, limits.server_group_members):
+            assert isinstance(limit, int)
+        for details in (quota.ports, quota.floating_ips):
+            assert {name: type(details[name]) for name in ("limit", "used")} == {"limit": int, "used": int}
+        network = {"security groups": quota.security_groups, "rules": quota.security_group_rules}
+        return {
+            "instances": limits.instances_used,
+            "cores": limits.total_cores_used,
+            "ram": limits.total_ram_used,
+            "server groups": limits.server_groups_used,
+            **{name: each["used"] for name, each in network.items()},
+        }
+
+    before = used()
+    group = create("server_group", policy="anti-affinity")
+    create("security_group")
+    create("server", networks=[{"uuid": network.id}], scheduler_hints={"group": group.id}, **server_attributes)
+    flavor = cloud.compute.get_flavor(server_attributes["flavor_id"])
+    more = {"instances": 1, "cores": flavor.vcpus, "ram": flavor.ram, "server groups": 1}
+    # A new group lets everything out, by IPv4 and by IPv6.
+    more |= {"security groups": 1, "rules": 2}
+    now = used()
+    assert {name: now[name] - before[name] for name in more} == more
+
+
 # Volumes
 
 
@@ -601,6 +635,17 @@ def test_a_volume_is_made_found_changed_grown_and_deleted(cloud: Cloud, create: 
 def test_a_wrong_volume_is_refused(create: Create, wrong: dict[str, Any]) -> None:
     with pytest.raises((BadRequestException, NotFoundException)):
         create("volume", **{"size": 1, **wrong})
+
+
+@pytest.mark.usefixtures("volumes")
+def test_limits_tell_what_volumes_take(cloud: Cloud, create: Create) -> None:
+    before = cloud.block_storage.get_limits().absolute
+    assert isinstance(before.max_total_volumes, int)
+    assert isinstance(before.max_total_volume_gigabytes, int)
+    _volume(cloud, create("volume", size=2))
+    after = cloud.block_storage.get_limits().absolute
+    assert after.total_volumes_used - before.total_volumes_used == 1
+    assert after.total_gigabytes_used - before.total_gigabytes_used == 2
 
 
 @pytest.mark.usefixtures("volumes")
