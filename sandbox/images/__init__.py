@@ -7,9 +7,9 @@ is built from its module and has its helper in it, and a job image of busybox.
 
 import contextlib
 import fcntl
+import gzip
 import hashlib
 import json
-import lzma
 import os
 import subprocess
 import tempfile
@@ -166,9 +166,11 @@ class MadeImage:
         built = gitlab_runner.build(work, self.architecture)
         helper = {"usr/bin/gitlab-runner-helper": built.helper.read_bytes(), **_HELPER_SCRIPTS, **_git(log)}
         machine = _HELPER_ARCHITECTURE.get(self.architecture, self.architecture)
+        # Docker goes by the content, not by the name; for xz it needs a program that a machine may not have.
+        packed = gzip.compress(root_file_system(busybox, helper), compresslevel=1, mtime=0)
         return {
             "usr/bin/gitlab-runner": built.runner.read_bytes(),
-            f"{_HELPERS}/prebuilt-alpine-{machine}.tar.xz": lzma.compress(root_file_system(busybox, helper), preset=1),
+            f"{_HELPERS}/prebuilt-alpine-{machine}.tar.xz": packed,
         }
 
 
