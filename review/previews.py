@@ -1,9 +1,10 @@
-"""Runs `pulumi preview --json` for the stacks."""
+"""Runs `pulumi preview --json`, or that of another command, for the stacks."""
 
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from review.plan import Plan, PlanError, read
 from scripts.console import Failure, last_line
@@ -14,8 +15,11 @@ Preview = tuple[Plan, str | None]
 """A plan, and why there is none."""
 
 
-def previews(stacks: Sequence[str], at_once: int) -> dict[str, Preview]:
-    """A preview of each stack, `at_once` at a time; one that fails never stops the others."""
+def previews(stacks: Sequence[str], at_once: int, command: Sequence[str] = ("preview",)) -> dict[str, Preview]:
+    """A preview of each stack, `at_once` at a time; one that fails never stops the others.
+
+    `command` is the one of Pulumi that is to be previewed.
+    """
     if any(map(is_tried_out, stacks)):
         sandbox_up()
     opened: dict[str, Stack | str] = {}
@@ -26,7 +30,7 @@ def previews(stacks: Sequence[str], at_once: int) -> dict[str, Preview]:
         except Failure as failure:
             opened[name] = str(failure)
     with ThreadPoolExecutor(max_workers=at_once) as pool:
-        return dict(zip(opened, pool.map(_preview, opened.values()), strict=True))
+        return dict(zip(opened, pool.map(partial(_preview, command), opened.values()), strict=True))
 
 
 def is_tried_out(stack: str) -> bool:
@@ -37,11 +41,11 @@ def is_tried_out(stack: str) -> bool:
         return False
 
 
-def _preview(stack: Stack | str) -> Preview:
+def _preview(what: Sequence[str], stack: Stack | str) -> Preview:
     if isinstance(stack, str):
         return Plan(), stack
     file = [f"--config-file={stack.config_file}"] if stack.config_file else []
-    command = ["pulumi", "preview", "--json", "--non-interactive", f"--stack={stack.name}", *file]
+    command = ["pulumi", *what, "--json", "--non-interactive", f"--stack={stack.name}", *file]
     done = subprocess.run(command, cwd=ROOT, env=stack.environment, capture_output=True, text=True, check=False)
     return preview_of(done.stdout, done.stderr, done.returncode)
 

@@ -17,6 +17,7 @@ from aiohttp import web
 from sandbox.gitlab.access import Tokens, seed
 from sandbox.gitlab.http import API, Refusal
 from sandbox.gitlab.instance import Instance
+from sandbox.gitlab.issues import Issues
 from sandbox.gitlab.jobs import Jobs
 from sandbox.gitlab.notes import Notes
 from sandbox.gitlab.runners import Runners
@@ -39,7 +40,7 @@ def gitlab_app(store: Store, external_url: Callable[[], str]) -> web.Application
     app = web.Application(client_max_size=_MAXIMUM_REQUEST_BYTES)
     instance = Instance(store, external_url)
     runners = Runners(store, instance)
-    for part in (instance, runners, Jobs(store, instance, runners), Notes(store, instance)):
+    for part in (instance, runners, Jobs(store, instance, runners), Notes(store, instance), Issues(store, instance)):
         app.add_routes(part.routes())
     app.add_routes([web.route("*", f"{API}/{{rest:.*}}", _no_such_endpoint)])
     return app

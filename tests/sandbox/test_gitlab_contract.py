@@ -15,6 +15,7 @@ from aiohttp import web
 from gitlab.exceptions import GitlabHttpError
 from gitlab.v4.objects import ProjectMergeRequest
 
+from review import issues
 from review.comment import MARKER
 from review.hosts import GitLabMergeRequest, HostError, MergeRequest
 from sandbox.gitlab import Tokens, gitlab_app, seed
@@ -455,3 +456,46 @@ def test_a_comment_that_cannot_be_posted_says_what_is_missing(sandbox: Sandbox) 
         GitLabMergeRequest(place, sandbox.tokens.platform, job=False).post(MARKER)
     with pytest.raises(HostError, match="cannot be reached"):
         GitLabMergeRequest(MergeRequest("http://127.0.0.1:9", "1", 1), "token", job=False).post(MARKER)
+
+
+def test_issues_are_opened_listed_changed_and_closed(sandbox: Sandbox) -> None:
+    project = sandbox.client(sandbox.tokens.administrator).projects.get(PROJECT_A)
+    first, second = (project.issues.create({"title": title, "description": "x"}) for title in ("first", "second"))
+    assert (first.state, first.author["username"]) == ("opened", "root")
+    assert first.web_url.endswith(f"/team-a/app/-/issues/{first.iid}")
+    assert [each.iid for each in project.issues.list(get_all=True, per_page=1)] == [second.iid, first.iid]
+    project.issues.update(first.iid, {"description": "other", "state_event": "close"})
+    changed = project.issues.get(first.iid)
+    assert (changed.description, changed.state, changed.title) == ("other", "closed", "first")
+    assert [each.iid for each in project.issues.list(get_all=True, state="opened")] == [second.iid]
+    author = second.author["id"]
+    assert [each.iid for each in project.issues.list(get_all=True, state="opened", author_id=author)] == [second.iid]
+    assert not project.issues.list(get_all=True, author_id=author + 1000)
+    assert not sandbox.client(sandbox.tokens.administrator).projects.get(PROJECT_B).issues.list(get_all=True)
+    with pytest.raises(gitlab.GitlabGetError, match="404"):
+        project.issues.get(99)
+    with pytest.raises(gitlab.GitlabCreateError, match="title is invalid"):
+        project.issues.create({"title": ""})
+    with pytest.raises(gitlab.GitlabCreateError, match="400 Bad request - Description"):
+        project.issues.create({"title": "x", "description": "x" * 1_048_577})
+    with pytest.raises(gitlab.GitlabCreateError, match="insufficient_scope"):
+        sandbox.client(sandbox.tokens.platform).projects.get(PROJECT_A).issues.create({"title": "x"})
+
+
+def test_drift_is_one_issue_that_is_updated_and_closed(sandbox: Sandbox) -> None:
+    project = sandbox.client(sandbox.tokens.administrator).projects.get(PROJECT_A)
+    project.issues.create({"title": "a person's", "description": f"see {issues.MARKER}"})
+    tracker = issues.GitLabIssues(sandbox.url, str(PROJECT_A), sandbox.tokens.administrator)
+    assert tracker.post(f"{issues.MARKER}\nnothing", is_open=False) is None
+    first = tracker.post(f"{issues.MARKER}\nfirst night", is_open=True)
+    assert tracker.post(f"{issues.MARKER}\nsecond night", is_open=True) == first
+    (ours,) = (each for each in project.issues.list(get_all=True) if issues.is_ours(each.description))
+    assert (ours.title, ours.description, ours.web_url) == (issues.TITLE, f"{issues.MARKER}\nsecond night", first)
+    assert tracker.post(f"{issues.MARKER}\nnothing", is_open=False) == first
+    assert project.issues.get(ours.iid).state == "closed"
+    assert tracker.post(f"{issues.MARKER}\nthird night", is_open=True) != first
+    assert len(project.issues.list(get_all=True, state="opened")) == 2
+    with pytest.raises(HostError, match="REVIEW_TOKEN needs the scope api"):
+        issues.GitLabIssues(sandbox.url, str(PROJECT_A), sandbox.tokens.platform).post("x", is_open=True)
+    with pytest.raises(HostError, match="cannot be reached"):
+        issues.GitLabIssues("http://127.0.0.1:9", "1", "token").post("x", is_open=True)

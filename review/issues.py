@@ -1,0 +1,164 @@
+"""Where drift is told: one issue of the project, in GitLab or on GitHub, that is opened, updated, and closed again."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import gitlab
+import requests
+from gitlab.exceptions import GitlabError
+
+from review.hosts import HostError
+
+MARKER = "<!-- gitlab-runners:drift -->"
+"""First line of the issue's description, by which it is found again."""
+TITLE = "Runners differ from what was applied"
+_TIMEOUT_SECONDS = 60
+_PER_PAGE = 100
+
+
+class Tracker(Protocol):
+    """Where the issues of a project are. Every method may raise HostError."""
+
+    limit: int
+    """Bytes that a description may have, below the host's own limit in characters."""
+
+    def post(self, body: str, *, is_open: bool) -> str | None:
+        """Makes `body` the description of the issue that is open, and opens one where there is none; its URL.
+
+        With `is_open` false the issue is closed; where there is none, the answer is None.
+        """
+
+
+def is_ours(description: str | None) -> bool:
+    """Whether an issue is this program's."""
+    return (description or "").lstrip().startswith(MARKER)
+
+
+class GitLabIssues:
+    """The issues of a project in any GitLab instance."""
+
+    # 1,048,576 characters (GitLab docs, Issues API).
+    limit = 990_000
+
+    def __init__(self, url: str, project: str, token: str, ca_file: str | None = None) -> None:
+        """GitLab's web URL, the project's id or path, a token with the scope api; `ca_file` names further CAs."""
+        self._url, self._project = url, project
+        self._client = gitlab.Gitlab(url, private_token=token, ssl_verify=ca_file or True, timeout=_TIMEOUT_SECONDS)
+
+    def post(self, body: str, *, is_open: bool) -> str | None:
+        """See Tracker."""
+        try:
+            return self._post(body, is_open)
+        except GitlabError as error:
+            hint = ""
+            if error.response_code in (401, 403, 404):
+                hint = ": REVIEW_TOKEN needs the scope api, and its user the role Reporter in this project"
+            message = " ".join(str(error.error_message).split())
+            raise HostError(
+                f"GitLab at {self._url} refuses to show or change the issues of project {self._project} "
+                f"({message}){hint}"
+            ) from None
+        except requests.RequestException as error:
+            raise HostError(f"GitLab at {self._url} cannot be reached: {' '.join(str(error).split())}") from None
+
+    def _post(self, body: str, is_open: bool) -> str | None:
+        issues = self._client.projects.get(self._project, lazy=True).issues
+        user = self._client.http_get("/user")
+        assert isinstance(user, dict)
+        # Whoever may open issues can copy the marker: only those of this token's own user count.
+        for issue in issues.list(iterator=True, per_page=_PER_PAGE, state="opened", author_id=user["id"]):
+            if is_ours(issue.description):
+                change = {} if issue.description.strip() == body.strip() else {"description": body}
+                if not is_open:
+                    change["state_event"] = "close"
+                if change:
+                    issues.update(issue.iid, change)
+                return str(issue.web_url)
+        return str(issues.create({"title": TITLE, "description": body}).web_url) if is_open else None
+
+
+class GitHubIssues:
+    """The issues of a repository of GitHub or a GitHub Enterprise Server."""
+
+    # 65,536 characters (GitHub's answer to a longer one).
+    limit = 65_000
+    # Whom a workflow's GITHUB_TOKEN makes the author.
+    _CREATOR = "github-actions[bot]"
+
+    def __init__(self, api_url: str, repository: str, token: str) -> None:
+        """`api_url` as in GITHUB_API_URL, `repository` as owner/name, a workflow's GITHUB_TOKEN."""
+        self._issues = f"{api_url.rstrip('/')}/repos/{repository}/issues"
+        self._session = requests.Session()
+        self._session.headers.update(
+            {
+                "Authorization": f"Bearer {token}",
+                "Accept": "application/vnd.github+json",
+                "X-GitHub-Api-Version": "2022-11-28",
+            }
+        )
+
+    def post(self, body: str, *, is_open: bool) -> str | None:
+        """See Tracker."""
+        issue = self._find()
+        if issue is None:
+            if not is_open:
+                return None
+            return str(self._call("POST", self._issues, json={"title": TITLE, "body": body}).json()["html_url"])
+        change = {} if issue["body"].strip() == body.strip() else {"body": body}
+        if not is_open:
+            change["state"] = "closed"
+        if change:
+            self._call("PATCH", f"{self._issues}/{issue['number']}", json=change)
+        return str(issue["html_url"])
+
+    def _find(self) -> dict[str, Any] | None:
+        url: str | None = self._issues
+        asked: dict[str, Any] = {"params": {"state": "open", "creator": self._CREATOR, "per_page": _PER_PAGE}}
+        while url is not None:
+            answer = self._call("GET", url, **asked)
+            for issue in answer.json():
+                # Pull requests are issues too.
+                if "pull_request" not in issue and is_ours(issue["body"]):
+                    found: dict[str, Any] = issue
+                    return found
+            # The next page's address has all parameters.
+            url, asked = answer.links.get("next", {}).get("url"), {}
+        return None
+
+    def _call(self, method: str, url: str, **content: Any) -> requests.Response:
+        try:
+            answer = self._session.request(method, url, timeout=_TIMEOUT_SECONDS, **content)
+        except requests.RequestException as error:
+            raise HostError(f"GitHub cannot be reached: {' '.join(str(error).split())}") from None
+        if not answer.ok:
+            raise HostError(
+                f"GitHub refuses to {'show' if method == 'GET' else 'change'} the issues of this repository "
+                f"(HTTP {answer.status_code}): the job needs `permissions: issues: write`"
+            )
+        return answer
+
+
+def tracker_of(environment: Mapping[str, str]) -> Tracker | None:
+    """The issues of the project that a CI job belongs to, from its variables; None outside of CI.
+
+    Raises HostError when a variable is missing.
+    """
+    if environment.get("CI_API_V4_URL"):
+        if not environment.get("REVIEW_TOKEN"):
+            # A CI job token cannot reach issues (GitLab docs, "CI/CD job token").
+            raise HostError("there is no token for the issue: REVIEW_TOKEN is empty")
+        return GitLabIssues(
+            environment["CI_API_V4_URL"].removesuffix("/api/v4"),
+            environment["CI_PROJECT_ID"],
+            environment["REVIEW_TOKEN"],
+            environment.get("CI_SERVER_TLS_CA_FILE"),
+        )
+    if environment.get("GITHUB_REPOSITORY"):
+        if not environment.get("GITHUB_TOKEN"):
+            raise HostError("there is no token for the issue: hand GITHUB_TOKEN to this step")
+        return GitHubIssues(
+            environment.get("GITHUB_API_URL", "https://api.github.com"),
+            environment["GITHUB_REPOSITORY"],
+            environment["GITHUB_TOKEN"],
+        )
+    return None
