@@ -3,6 +3,7 @@
 gitlab-ci-local (npm, in the version that package-lock.json pins) reads include, extends, !reference and rules.
 """
 
+import csv
 import fcntl
 import functools
 import hashlib
@@ -37,11 +38,13 @@ class Ref:
     merge_request: bool = False
     open_merge_request: bool = False
     """A branch pipeline of a branch that has a merge request."""
+    source: str = "push"
+    """What started it, where that was no merge request."""
 
     @property
     def variables(self) -> dict[str, str]:
         """Those of GitLab's predefined variables that tell pipelines apart; one that is not set is not there."""
-        variables = {"CI_PIPELINE_SOURCE": "merge_request_event" if self.merge_request else "push"}
+        variables = {"CI_PIPELINE_SOURCE": "merge_request_event" if self.merge_request else self.source}
         if self.tag:
             variables["CI_COMMIT_TAG"] = self.tag
         elif not self.merge_request:
@@ -80,6 +83,11 @@ class ProjectFolder:
         if jobs is not None:
             content = {"include": [{"local": f"ci/{TEMPLATE.name}"}], "stages": ["build"], **jobs}
             (path / ".gitlab-ci.yml").write_text(yaml.safe_dump(content, sort_keys=False))
+        return cls.of(path)
+
+    @classmethod
+    def of(cls, path: Path) -> "ProjectFolder":
+        """A repository of all that is in a folder."""
         for command in (
             ["init", "--quiet", f"--initial-branch={DEFAULT_BRANCH}"],
             ["add", "--all"],
@@ -92,16 +100,26 @@ class ProjectFolder:
         return cls(path)
 
     def jobs_for(self, ref: Ref) -> list[str]:
-        """The jobs that a pipeline has, by their rules."""
+        """The jobs that a pipeline has by their rules, and that nobody has to start."""
+        return [job["name"] for job in self.table(ref) if job["when"] == "on_success"]
+
+    def table(self, ref: Ref) -> list[dict[str, str]]:
+        """The jobs that a pipeline has, in their order: name, stage, when."""
         unset = [f"--unset-variable={name}" for name in ("CI_COMMIT_BRANCH",) if name not in ref.variables]
-        table = _gitlab(
+        text = _gitlab(
             self.path, "--list-csv", *unset, *(f"--variable={name}={value}" for name, value in ref.variables.items())
         )
-        return [line.split(";")[0] for line in table.splitlines() if ";on_success;" in line]
+        # Before it stands what it says about variables.
+        return list(csv.DictReader(text[text.index("name;") :].splitlines(), delimiter=";"))
+
+    def expanded(self) -> dict[str, Any]:
+        """The pipeline with what it includes and extends."""
+        content: dict[str, Any] = yaml.safe_load(_gitlab(self.path, "--preview"))
+        return content
 
     def job(self, name: str, ref: Ref | None = None, **predefined: str) -> Job:
         """A job with its variables expanded; `predefined` in addition to what all jobs get."""
-        expanded: dict[str, Any] = yaml.safe_load(_gitlab(self.path, "--preview"))[name]
+        expanded = self.expanded()[name]
         variables = {
             "CI_DEFAULT_BRANCH": DEFAULT_BRANCH,
             "CI_COMMIT_SHORT_SHA": "0123abcd",
