@@ -4,6 +4,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from review import issues
 from review.comment import MARKER
 from review.hosts import GitLabMergeRequest, HostError, MergeRequest
 from sandbox.gitlab import Tokens, gitlab_app, seed
+from sandbox.gitlab.access import ADMINISTRATOR_ID, PLATFORM_ID
+from sandbox.gitlab.issues import ISSUES
 from sandbox.store import Store
 
 GROUP_A, GROUP_B = 10, 11
@@ -482,19 +485,26 @@ def test_issues_are_opened_listed_changed_and_closed(sandbox: Sandbox) -> None:
         sandbox.client(sandbox.tokens.platform).projects.get(PROJECT_A).issues.create({"title": "x"})
 
 
-def test_drift_is_one_issue_that_is_updated_and_closed(sandbox: Sandbox) -> None:
+def test_drift_is_one_issue_that_is_updated_and_closed(sandbox: Sandbox, tmp_path: Path) -> None:
     project = sandbox.client(sandbox.tokens.administrator).projects.get(PROJECT_A)
+    copied = project.issues.create({"title": "a copy", "description": issues.MARKER})
+    with closing(Store(tmp_path / "store.sqlite")) as store:
+        # No seeded token of another user may open one.
+        key = f"{PROJECT_A}/{copied.iid}"
+        store.put(ISSUES, key, (store.get(ISSUES, key) or {}) | {"author_id": PLATFORM_ID})
     project.issues.create({"title": "a person's", "description": f"see {issues.MARKER}"})
     tracker = issues.GitLabIssues(sandbox.url, str(PROJECT_A), sandbox.tokens.administrator)
     assert tracker.post(f"{issues.MARKER}\nnothing", is_open=False) is None
     first = tracker.post(f"{issues.MARKER}\nfirst night", is_open=True)
     assert tracker.post(f"{issues.MARKER}\nsecond night", is_open=True) == first
-    (ours,) = (each for each in project.issues.list(get_all=True) if issues.is_ours(each.description))
+    own = project.issues.list(get_all=True, author_id=ADMINISTRATOR_ID)
+    (ours,) = (each for each in own if issues.is_ours(each.description))
     assert (ours.title, ours.description, ours.web_url) == (issues.TITLE, f"{issues.MARKER}\nsecond night", first)
     assert tracker.post(f"{issues.MARKER}\nnothing", is_open=False) == first
     assert project.issues.get(ours.iid).state == "closed"
     assert tracker.post(f"{issues.MARKER}\nthird night", is_open=True) != first
-    assert len(project.issues.list(get_all=True, state="opened")) == 2
+    assert len(project.issues.list(get_all=True, state="opened")) == 3
+    assert project.issues.get(copied.iid).description == issues.MARKER
     with pytest.raises(HostError, match="REVIEW_TOKEN needs the scope api"):
         issues.GitLabIssues(sandbox.url, str(PROJECT_A), sandbox.tokens.platform).post("x", is_open=True)
     with pytest.raises(HostError, match="cannot be reached"):
