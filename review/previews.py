@@ -71,6 +71,6 @@ def redacted(text: str, environment: Mapping[str, str]) -> str:
     return text
 
 
-_SECRET_WORDS = ("TOKEN", "PASSWORD", "SECRET", "CREDENTIAL", "PRIVATE_KEY", "ACCESS_KEY")
+_SECRET_WORDS = ("TOKEN", "PASSWORD", "PASSPHRASE", "SECRET", "CREDENTIAL", "PRIVATE_KEY", "ACCESS_KEY")
 # A shorter one is as well a part of words.
 _SHORTEST_SECRET = 8

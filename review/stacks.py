@@ -15,7 +15,7 @@ from settings import Settings, SettingsError, layers, load
 
 FOLDER = "stacks"
 # Everything else is the program, which touches every stack: what is new is rather previewed once too often.
-_HARMLESS_FOLDERS = {"docs", "tests", "sandbox", "scripts", "review", "ci", ".ci", ".github", ".gitlab"}
+_HARMLESS_FOLDERS = {"docs", "tests", "sandbox", "scripts", "review", "ops", "ci", ".ci", ".github", ".gitlab"}
 _HARMLESS_FILES = {
     ".gitignore",
     ".gitlab-ci.yml",

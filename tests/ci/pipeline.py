@@ -36,6 +36,8 @@ class Ref:
     branch: str = DEFAULT_BRANCH
     tag: str = ""
     merge_request: bool = False
+    fork: bool = False
+    """A merge request from a fork."""
     open_merge_request: bool = False
     """A branch pipeline of a branch that has a merge request."""
     source: str = "push"
@@ -49,6 +51,10 @@ class Ref:
             variables["CI_COMMIT_TAG"] = self.tag
         elif not self.merge_request:
             variables["CI_COMMIT_BRANCH"] = self.branch
+        if self.merge_request:
+            variables |= {"CI_MERGE_REQUEST_PROJECT_ID": "100", "CI_MERGE_REQUEST_SOURCE_PROJECT_ID": "100"}
+        if self.fork:
+            variables["CI_MERGE_REQUEST_SOURCE_PROJECT_ID"] = "101"
         if self.open_merge_request:
             variables["CI_OPEN_MERGE_REQUESTS"] = "group/project!1"
         return variables

@@ -41,6 +41,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> ProjectFolder:
     ("ref", "jobs"),
     [
         (Ref("feature", merge_request=True), ["preview"]),
+        (Ref("feature", merge_request=True, fork=True), []),
         (Ref(), ["stacks", "up"]),
         (Ref(source="web"), ["stacks", "up"]),
         (Ref(source="schedule"), ["drift"]),
@@ -49,7 +50,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> ProjectFolder:
         (Ref("feature", source="web"), []),
         (Ref(tag="v1"), []),
     ],
-    ids=["merge request", "default branch", "started", "schedule", "child", "branch", "branch started", "tag"],
+    ids=[
+        "merge request",
+        "of a fork",
+        "default branch",
+        "started",
+        "schedule",
+        "child",
+        "branch",
+        "branch started",
+        "tag",
+    ],
 )
 def test_each_pipeline_has_its_jobs(project: ProjectFolder, ref: Ref, jobs: list[str]) -> None:
     assert project.jobs_for(ref) == jobs

@@ -1,11 +1,10 @@
-"""GitLab's pipelines of a change to one team's file: their jobs, one after the other, in the embedded sandbox."""
+"""GitLab's pipelines of a change to one team's file, which gitlab-ci-local runs against the embedded sandbox."""
 
 import os
 import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,9 +13,9 @@ import pytest
 import requests
 import yaml
 
-from sandbox.packages import cache_directory
+from sandbox.packages import PackageError, cache_directory, required_release, unpacked
 from scripts.stack import FOREIGN_VARIABLES
-from tests.ci.pipeline import ROOT, Job, ProjectFolder, Ref, in_one_shell
+from tests.ci.pipeline import ROOT, ProjectFolder, Ref, gitlab_ci_local
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.docker]
 PROJECT = 100
@@ -46,7 +45,7 @@ class Checkout:
             ]
         }
         (folder / ".gitlab-ci.yml").write_text(yaml.safe_dump(content))
-        self.project = ProjectFolder.of(folder)
+        ProjectFolder.of(folder)
         # The jobs' cache is in the project's folder: what this machine has brought already is there from the start.
         (folder / ".cache").mkdir()
         cache_directory().mkdir(parents=True, exist_ok=True)
@@ -55,6 +54,7 @@ class Checkout:
         self.environment |= {
             "XDG_CACHE_HOME": str(folder / ".cache"),
             "PULUMI_HOME": str(folder / ".cache" / "pulumi-home"),
+            **rsync(),
         }
 
     def open(self) -> None:
@@ -84,22 +84,19 @@ class Checkout:
         """The commit that is checked out."""
         return self.call("git", "rev-parse", "HEAD").strip()
 
-    def run(self, job: Job) -> str:
-        """Runs a job's script as a runner's shell does; its trace."""
-        return self.call("bash", "-c", in_one_shell(job.script), **job.variables)
-
-    def job(self, name: str, ref: Ref, **predefined: str) -> Job:
-        """A job with what GitLab tells it."""
-        return self.project.job(
-            name,
-            ref,
-            CI_PROJECT_DIR=str(self.path),
-            CI_PROJECT_ID=str(PROJECT),
-            CI_API_V4_URL=self.variables["GITLAB_BASE_URL"].rstrip("/"),
-            REVIEW_TOKEN=self.variables["SANDBOX_GITLAB_ADMINISTRATOR_TOKEN"],
-            CI_COMMIT_SHA=self.head(),
+    def pipeline(self, ref: Ref, *jobs: str, file: str = ".gitlab-ci.yml", **predefined: str) -> str:
+        """Runs a pipeline, or some of its jobs; their traces."""
+        variables = {
+            "CI_PROJECT_DIR": str(self.path),
+            "CI_PROJECT_ID": str(PROJECT),
+            "CI_API_V4_URL": self.variables["GITLAB_BASE_URL"].rstrip("/"),
+            "REVIEW_TOKEN": self.variables["SANDBOX_GITLAB_ADMINISTRATOR_TOKEN"],
+            **ref.variables,
             **predefined,
-        )
+        }
+        # Images cannot be pulled everywhere: this machine has what they have.
+        command = [str(gitlab_ci_local()), *jobs, f"--file={file}", "--force-shell-executor"]
+        return self.call(*command, *(f"--variable={name}={value}" for name, value in variables.items()))
 
     def gitlab(self, method: str, path: str, **data: Any) -> Any:
         """An answer of the sandbox's GitLab."""
@@ -108,6 +105,19 @@ class Checkout:
         answer = requests.request(method, url, headers=token, json=data or None, timeout=30)
         answer.raise_for_status()
         return answer.json()
+
+
+def rsync() -> dict[str, str]:
+    """Variables that put rsync, with which gitlab-ci-local copies files, on the PATH; skips where it cannot be had."""
+    if shutil.which("rsync"):
+        return {}
+    try:
+        release = required_release()
+        root = unpacked("rsync", release, [f"{name}/{release}" for name in ("rsync", "libpopt0")], "rsync", print)
+    except PackageError as error:
+        pytest.skip(str(error))
+    (libraries,) = {file.parent for file in root.glob("usr/lib/*/libpopt.so.0")}
+    return {"PATH": f"{root / 'usr/bin'}{os.pathsep}{os.environ['PATH']}", "LD_LIBRARY_PATH": str(libraries)}
 
 
 @pytest.fixture
@@ -130,14 +140,8 @@ def test_a_change_is_previewed_applied_and_watched(checkout: Checkout) -> None:
     base = checkout.head()
 
     def comments() -> list[str]:
-        checkout.run(
-            checkout.job(
-                "preview",
-                Ref("change", merge_request=True),
-                CI_MERGE_REQUEST_IID=str(opened),
-                CI_MERGE_REQUEST_DIFF_BASE_SHA=base,
-            )
-        )
+        merge_request = Ref("change", merge_request=True)
+        checkout.pipeline(merge_request, CI_MERGE_REQUEST_IID=str(opened), CI_MERGE_REQUEST_DIFF_BASE_SHA=base)
         found = checkout.gitlab("GET", f"projects/{PROJECT}/merge_requests/{opened}/notes")
         return [note["body"] for note in found]
 
@@ -153,16 +157,16 @@ def test_a_change_is_previewed_applied_and_watched(checkout: Checkout) -> None:
     assert "larger" in body
 
     # It is merged: only that stack is updated.
-    stacks = checkout.job("stacks", Ref(), CI_COMMIT_BEFORE_SHA=base)
-    assert f"dev: up {STACK}\n" in checkout.run(stacks)
-    child = yaml.safe_load((checkout.path / "up.gitlab-ci.yml").read_text())
-    assert [name for name in child if name.startswith("up ")] == [f"up {STACK}"]
-    update = replace(stacks, script=[*stacks.script[:-1], *child[f"up {STACK}"]["script"]])
-    assert "Job succeeded" in checkout.run(update)
+    assert f"dev: up {STACK}\n" in checkout.pipeline(Ref(), "stacks", CI_COMMIT_BEFORE_SHA=base)
+    # gitlab-ci-local would give the job `up`'s child pipeline none of these variables.
+    trace = checkout.pipeline(Ref(source="parent_pipeline"), file="up.gitlab-ci.yml")
+    assert f"PASS  up {STACK}\n" in trace
+    assert trace.count(" PASS ") == 1
+    assert "Job succeeded" in trace
 
     # At night: nothing, then what somebody did, then nothing again.
     def issues() -> list[tuple[str, bool]]:
-        checkout.run(checkout.job("drift", Ref(source="schedule")))
+        checkout.pipeline(Ref(source="schedule"))
         found = checkout.gitlab("GET", f"projects/{PROJECT}/issues")
         return [(issue["state"], "- `maximumTimeout`: `3600` → `7200`" in issue["description"]) for issue in found]
 

@@ -353,9 +353,14 @@ def test_no_output_and_no_secret_of_a_plan_is_shown() -> None:
 
 
 def test_secrets_of_the_job_never_reach_the_report() -> None:
-    environment = {"GITLAB_TOKEN": 'glpat-a"b\nc-secret', "OS_PASSWORD": "correct horse", "HOME": "/root/home"}
-    text = 'with glpat-a"b\nc-secret, glpat-a\\"b\\nc-secret and correct horse in /root/home'
-    assert redacted(text, environment) == "with [secret], [secret] and [secret] in /root/home"
+    environment = {
+        "GITLAB_TOKEN": 'glpat-a"b\nc-secret',
+        "OS_PASSWORD": "correct horse",
+        "PULUMI_CONFIG_PASSPHRASE": "battery staple",
+        "HOME": "/root/home",
+    }
+    text = 'with glpat-a"b\nc-secret, glpat-a\\"b\\nc-secret, correct horse and battery staple in /root/home'
+    assert redacted(text, environment) == "with [secret], [secret], [secret] and [secret] in /root/home"
 
 
 # Untrusted text.
@@ -496,6 +501,7 @@ def checkout(tmp_path: Path) -> Stacks:
         (["stacks/Pulumi.app-dev.yaml"], ["app-dev"]),
         (["stacks/Pulumi.app-dev.yaml", "README.md"], ["app-dev"]),
         (["docs/how-to/x.md", "tests/unit/test_x.py", "README.md", "Makefile", "requirements-dev.txt"], []),
+        (["ops/prometheus/alerts.yaml", "ci/pulumi.gitlab-ci.yml", ".github/workflows/up.yml"], []),
         (["stacks/defaults.yaml"], ["app-dev", "app-prod"]),
         (["stacks/environments/prod.yaml"], ["app-prod"]),
         (["stacks/teams/app.yaml"], ["app-dev", "app-prod"]),
