@@ -236,6 +236,7 @@ def _aliases(model: type[BaseModel]) -> set[str]:
 
 
 def _suggestion(key: str) -> str:
-    known = set().union(*map(_aliases, _MODELS))
+    # A key of another place is no help here.
+    known = set().union(*map(_aliases, _MODELS)) - {key}
     matches = get_close_matches(key, sorted(known), n=1)
     return f"; did you mean {matches[0]}?" if matches else ""

@@ -330,6 +330,12 @@ def test_a_mistake_gets_one_clear_line(config: dict[str, Any], line: str) -> Non
     assert len(text.splitlines()) == 1
 
 
+def test_a_key_in_the_wrong_place_is_not_suggested_again() -> None:
+    text = mistake(memory="2g")
+    assert "gitlab-runners:memory: unknown key" in text
+    assert "did you mean memory" not in text
+
+
 def runner_mistake(**runner: Any) -> str:
     text = mistake(runners={"app": RUNNER | runner})
     assert len(text.splitlines()) == 1
