@@ -178,7 +178,7 @@ class StackReview:
                 for change in self.plan.changes
             )
             if runner.builds == "dind" and (before is None or before.builds != "dind" or is_new):
-                yield Warning_("privileged builds are added: who breaks out of one has the host", f"{name}: dind")
+                yield Warning_("privileged builds are added, and who breaks out of one has the host", f"{name}: dind")
 
     def _of_access(self) -> Iterator[Warning_]:
         rules = [change for change in self.plan.changes if change.type == "SecGroupRule"]

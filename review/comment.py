@@ -163,7 +163,7 @@ def _counted(review: StackReview) -> str:
 
 
 def _changes(changes: Sequence[Change], *, with_properties: bool) -> list[str]:
-    """A line for each kind of change with the same properties, and the properties below it."""
+    """A line for each kind of change with the same properties, and the properties below it; the rest on one line."""
     order = {"Instance": 0, "UserRunner": 1, "SecGroupRule": 2, "Container": 3}
     lines = [(change, tuple(_properties(change)) if with_properties else ()) for change in changes]
     key: Callable[[tuple[Change, tuple[str, ...]]], tuple[int, str, str, tuple[str, ...]]] = lambda each: (  # noqa: E731
@@ -173,11 +173,16 @@ def _changes(changes: Sequence[Change], *, with_properties: bool) -> list[str]:
         each[1],
     )
     written = []
-    for (_, operation, kind, properties), group in groupby(sorted(lines, key=key), key):
-        names = sorted(name_of(change).which for change, _ in group)
-        written.append(f"- **{operation}** {kind} {_listed(names)}")
-        written += [f"  - {each}" for each in properties]
-    return written
+    # What mostly follows from the others is on one line, where there is no more to say of it.
+    besides: dict[str, list[str]] = {}
+    for (rank, operation, kind, properties), group in groupby(sorted(lines, key=key), key):
+        names = f"{kind} {_listed(sorted(name_of(change).which for change, _ in group))}"
+        if rank == len(order) and not properties:
+            besides.setdefault(operation, []).append(names)
+        else:
+            written.append(f"- **{operation}** {names}")
+            written += [f"  - {each}" for each in properties]
+    return written + [f"- **{operation}** {'; '.join(names)}" for operation, names in besides.items()]
 
 
 def _properties(change: Change) -> list[str]:

@@ -177,7 +177,7 @@ def test_registrations_that_go_are_warned_of() -> None:
 
 
 def test_privileged_builds_are_warned_of_when_they_are_added() -> None:
-    privileged = ("privileged builds are added: who breaks out of one has the host", "team: dind")
+    privileged = ("privileged builds are added, and who breaks out of one has the host", "team: dind")
     plain = SETTINGS.model_copy(update={"runners": {"app": APP, "team": Runner(group=10, tags=("docker",))}})
     assert warnings(review("configuration", before=plain)) == [privileged]
     assert warnings(review("configuration")) == []
