@@ -5,6 +5,8 @@ PYTHON ?= python3
 # OFFICIAL=1 tries again to download what could not be downloaded; YES=1 changes a real cloud without asking.
 OFFICIAL ?=
 YES ?=
+# POLICY=1 asks the policy pack, in up, preview and preview-comment.
+POLICY ?=
 # For new-stack: whose stack, where, its first runner's project (an id), `pulumi stack init --secrets-provider`; DRY_RUN=1.
 TEAM ?=
 ENV ?=
@@ -16,6 +18,7 @@ VENV := .venv/bin
 # One worker more than there are cores: each waits a third of its time.
 ON_ALL_CORES := -n $(shell expr $$(nproc) + 1) --dist loadgroup
 ON_STACK := --stack "$(STACK)" $(if $(YES),--yes)
+POLICIES := $(if $(POLICY),--policies)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up preview preview-comment refresh down config new-stack test load lint acceptance sandbox-up sandbox-down clean
@@ -29,13 +32,13 @@ setup: ## Bring the Python environment, the Pulumi CLI and the provider plugins
 	@$(PYTHON) -m scripts.bootstrap $(if $(OFFICIAL),--official)
 
 up: setup ## Bring the stack up; in the sandbox, run a first job too
-	@$(VENV)/python -m scripts.stack up $(ON_STACK)
+	@$(VENV)/python -m scripts.stack up $(ON_STACK) $(POLICIES)
 
 preview: setup ## Show what `make up` would change
-	@$(VENV)/python -m scripts.stack preview $(ON_STACK)
+	@$(VENV)/python -m scripts.stack preview $(ON_STACK) $(POLICIES)
 
 preview-comment: setup ## Make the preview comment of the example teams' stacks, and post it to the sandbox's GitLab
-	@$(VENV)/python -m scripts.preview_comment
+	@$(VENV)/python -m scripts.preview_comment $(POLICIES)
 
 refresh: setup ## Take what is really there into the stack's state
 	@$(VENV)/python -m scripts.stack refresh $(ON_STACK)

@@ -53,8 +53,10 @@ class Registration(pulumi.ComponentResource):
     """When the token expires; None for never, and where that is not known."""
 
     def __init__(self, name: str, args: RegistrationArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__("gitlab-runners:gitlab:Registration", name, None, opts)
         runner, scope = args.runner, args.runner.scope
+        # For policies: else it stands in config.toml alone, which no preview knows before there is a token.
+        seen = {"scope": scope, "builds": runner.builds, "image": runner.image}
+        super().__init__("gitlab-runners:gitlab:Registration", name, seen, opts)
         if scope is None:
             assert runner.token is not None
             self.token = pulumi.Output.secret(runner.token.get_secret_value())

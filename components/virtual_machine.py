@@ -58,8 +58,10 @@ class VirtualMachine(pulumi.ComponentResource):
     """What must exist before SSH can reach the machine."""
 
     def __init__(self, name: str, args: VirtualMachineArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__("gitlab-runners:openstack:VirtualMachine", name, None, opts)
         host, group = args.host, args.group
+        # For policies: the server has only the ids that these were looked up to.
+        seen = {"flavor": host.flavor, "image": host.image}
+        super().__init__("gitlab-runners:openstack:VirtualMachine", name, seen, opts)
         key = HostKey(name, opts=pulumi.ResourceOptions(parent=self))
         self.host_key = key.public_key
         # An update that breaks off on a machine that works must not replace it: its port would first be taken from it.

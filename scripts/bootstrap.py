@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.console import Failure, Step, failures_in_one_line, last_line
-from scripts.toolchain import PROVIDERS, ROOT, VENV, Toolchain, pinned, users_pulumi_home
+from scripts.toolchain import POLICY_VENV, PROVIDERS, ROOT, VENV, Toolchain, pinned, users_pulumi_home
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gitlab-runners" / "pulumi"
 REQUIREMENTS = [ROOT / name for name in ("requirements.txt", "requirements-dev.txt", "sandbox/requirements.txt")]
@@ -41,24 +41,28 @@ VERSION_VARIABLE = f"{SDK}/go/common/version.Version"
 LANGUAGE_HOST_VERSION = "v3.68.0"
 
 
-def environment() -> None:
-    """The virtual environment, in step with the requirements files."""
-    step = Step("Python environment")
-    python = VENV / "bin" / "python"
-    stamp = VENV / "requirements.sha256"
-    wanted = hashlib.sha256(b"".join(file.read_bytes() for file in REQUIREMENTS)).hexdigest()
+def environments() -> None:
+    """The virtual environments, in step with the requirements files: the project's, and the policy pack's."""
+    _environment(Step("Python environment"), VENV, REQUIREMENTS)
+    _environment(Step("Policy pack's environment"), POLICY_VENV, [ROOT / "policy" / "requirements.txt"])
+
+
+def _environment(step: Step, folder: Path, requirements: Sequence[Path]) -> None:
+    python = folder / "bin" / "python"
+    stamp = folder / "requirements.sha256"
+    wanted = hashlib.sha256(b"".join(file.read_bytes() for file in requirements)).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted and _runs([str(python), "-c", ""]):
         step.done("up to date")
         return
     step.doing("installing the packages")
     if not _runs([str(python), "-m", "pip", "--version"]):
         try:
-            venv.create(VENV, clear=True, with_pip=True)
+            venv.create(folder, clear=True, with_pip=True)
         except subprocess.CalledProcessError:
             hint = "on Debian and Ubuntu: apt install python3-venv"
             raise Failure(f"this Python cannot make virtual environments; {hint}") from None
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    installed = _run([*install, *(f"--requirement={file}" for file in REQUIREMENTS)])
+    installed = _run([*install, *(f"--requirement={file}" for file in requirements)])
     if installed.returncode:
         raise Failure(f"pip could not install the packages: {last_line(installed.stderr)}")
     stamp.write_text(wanted)
@@ -292,7 +296,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="scripts.bootstrap", description=__doc__)
     parser.add_argument("--official", action="store_true", help="try again what could not be downloaded lately")
     retry = parser.parse_args(arguments).official
-    environment()
+    environments()
     cli = pulumi(retry)
     Toolchain(cli, plugins(cli, retry)).save()
 

@@ -152,9 +152,9 @@ def _exports(file: Path) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def up(name: str, yes: bool) -> None:
+def up(name: str, yes: bool, policies: bool) -> None:
     """Brings the stack up; one in the sandbox then runs a first job."""
-    stack = _run_pulumi("up", name, yes)
+    stack = _run_pulumi("up", name, yes, policies)
     if in_sandbox(name):
         _first_job(stack)
 
@@ -175,7 +175,7 @@ def down(name: str, yes: bool) -> None:
         sandbox_down()
 
 
-def _run_pulumi(command: str, name: str, yes: bool) -> Stack:
+def _run_pulumi(command: str, name: str, yes: bool, policies: bool = False) -> Stack:
     require_file(name)
     if in_sandbox(name):
         # Also for `destroy`: clouds must answer to be emptied, even if the machine was restarted since.
@@ -183,8 +183,15 @@ def _run_pulumi(command: str, name: str, yes: bool) -> Stack:
     stack = open_stack(name)
     # A real cloud is changed after a look at the plan, as `pulumi` itself has it; the sandbox needs no such care.
     confirmed = (yes or in_sandbox(name)) and command != "preview"
-    stack.pulumi(command, *(["--yes"] if confirmed else []))
+    stack.pulumi(command, *(["--yes"] if confirmed else []), *(policy_pack(name) if policies else []))
     return stack
+
+
+def policy_pack(name: str) -> list[str]:
+    """Options of Pulumi for the policy pack, configured for the stack's environment where there is such a file."""
+    owner = layers_of(name).owner
+    config = ROOT / "policy" / f"{owner.environment}.json" if owner is not None else None
+    return ["--policy-pack=policy", *([f"--policy-pack-config={config}"] if config and config.exists() else [])]
 
 
 def sandbox_up() -> None:
@@ -236,11 +243,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("command", choices=commands)
     parser.add_argument("--stack", default=SANDBOX)
     parser.add_argument("--yes", action="store_true", help="do not ask before a real cloud is changed")
+    parser.add_argument("--policies", action="store_true", help="for up and preview: ask the policy pack")
     parser.add_argument("program", nargs="*", help="for run: a command, started in the stack's environment")
     asked = parser.parse_args(arguments)
     match asked.command:
         case "up":
-            up(asked.stack, asked.yes)
+            up(asked.stack, asked.yes, asked.policies)
         case "down":
             down(asked.stack, asked.yes)
         case "sandbox-up":
@@ -250,7 +258,7 @@ def main(arguments: Sequence[str]) -> None:
         case "run":
             sys.exit(open_stack(asked.stack).run(asked.program))
         case command:
-            _run_pulumi(command, asked.stack, asked.yes)
+            _run_pulumi(command, asked.stack, asked.yes, asked.policies and command == "preview")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from scripts.console import Failure
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
+POLICY_VENV = VENV / "policy"
+"""The policy pack's own, which policy/PulumiPolicy.yaml names."""
 PROVIDERS = ("docker", "gitlab", "openstack")
 
 _CHOICE = VENV / "toolchain.json"
@@ -56,6 +58,8 @@ class Toolchain:
         # The language host that is built here does not know Pulumi.yaml's `virtualenv`: it takes PATH's first Python.
         path = os.pathsep.join([str(VENV / "bin"), str(self.bin), os.environ["PATH"]])
         environment = {"PATH": path, "VIRTUAL_ENV": str(VENV), "PULUMI_SKIP_UPDATE_CHECK": "true"}
+        # Nor does it start a policy pack. A host that knows `virtualenv` makes no use of this.
+        environment["PULUMI_PYTHON_CMD"] = str(ROOT / "scripts" / "language-host" / "python")
         if self.stand_ins:
             environment["PULUMI_HOME"] = str(self.stand_ins)
             environment["PULUMI_CREDENTIALS_PATH"] = os.environ.get("PULUMI_CREDENTIALS_PATH", str(users_pulumi_home()))

@@ -1,0 +1,5 @@
+"""Where Pulumi begins: it runs this folder, with `--policy-pack policy`."""
+
+from guard_rails.pack import serve
+
+serve()

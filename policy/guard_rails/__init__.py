@@ -1,0 +1,1 @@
+"""Policies for stacks of GitLab runners: pure rules, and how Pulumi gets them."""
