@@ -73,7 +73,8 @@ def _report(asked: argparse.Namespace, opened: ExitStack) -> Report:
     else:
         raise Failure("nothing says what changed: name a revision with --base, or stacks with --stack")
     made: dict[str, Preview] = {name: _given(file) for name, file in asked.plan}
-    made |= previews([stack for stack in chosen.stacks if stack not in made], asked.at_once)
+    left = [stack for stack in chosen.stacks if stack not in made]
+    made |= previews(left, asked.at_once, with_policies=asked.policies)
     reviews = [
         StackReview(stack, *made[stack], before=before.settings(stack), after=after.settings(stack))
         for stack in chosen.stacks
@@ -133,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         help="take what `pulumi preview --json` has printed into a file; repeatable",
     )
     parser.add_argument("--sandbox", action="store_true", help="also preview stacks that run in the embedded sandbox")
+    parser.add_argument("--policies", action="store_true", help="ask the policy pack about each preview")
     parser.add_argument("--at-once", type=int, default=4, metavar="N", help="previews that run at once (default: 4)")
     parser.add_argument(
         "--output", type=Path, default=Path("preview.md"), metavar="FILE", help="the report (default: preview.md)"

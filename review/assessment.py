@@ -65,7 +65,8 @@ class StackReview:
     @property
     def failure(self) -> str | None:
         """Why the preview failed, in a line; None when it did not."""
-        return self.error or next(iter(self.plan.errors), None)
+        refusals = (f"policy {each.policy}: {each.message}" for each in self.plan.refusals)
+        return self.error or next(iter([*self.plan.errors, *refusals]), None)
 
     @property
     def is_unchanged(self) -> bool:

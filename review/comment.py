@@ -93,10 +93,12 @@ def _head(report: Report, changed: Sequence[StackReview], most_stacks: int, most
         for review in changed
         for warning in review.warnings
     ]
+    warnings = [*_violations(report.stacks, "**refused** by", mandatory=True), *warnings]
     warnings += [
         f"- {code(stack)}: its file is removed, but what it made stays; run `pulumi destroy` on it first"
         for stack in report.removed
     ]
+    warnings += _violations(report.stacks, "warning of", mandatory=False)
     if warnings:
         more = [f"- … and {number(len(warnings) - most_warnings, 'more')}"] if len(warnings) > most_warnings else []
         parts.append("\n".join(["### ⚠️ Look at these first", "", *warnings[:most_warnings], *more]))
@@ -113,6 +115,19 @@ def _head(report: Report, changed: Sequence[StackReview], most_stacks: int, most
     if not report.stacks:
         parts.append("This change touches no stack.")
     return "\n\n".join(parts)
+
+
+def _violations(reviews: Sequence[StackReview], what: str, *, mandatory: bool) -> list[str]:
+    """A line for each thing that policies find wrong. The names of resources begin with that of their stack."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for review in reviews:
+        for each in review.plan.violations:
+            if each.is_mandatory == mandatory:
+                alike.setdefault((each.policy, each.message), []).extend(each.resources)
+    return [
+        f"- {what} policy {code(policy)}: {code(message, _LONGEST_ERROR)} ({_listed(sorted(resources))})"
+        for (policy, message), resources in sorted(alike.items())
+    ]
 
 
 def _row(review: StackReview) -> str:
@@ -145,7 +160,8 @@ def _stack(review: StackReview, detail: Detail) -> str:
     parts: list[str] = []
     if review.failure is not None:
         # What the engine had found until then is not what would happen.
-        parts.append(fence("text", "\n".join(review.plan.errors or [review.failure])))
+        refusals = (f"policy {each.policy}: {each.message}\n  {each.reason}" for each in review.plan.refusals)
+        parts.append(fence("text", "\n".join([*review.plan.errors, *refusals] or [review.failure])))
     else:
         parts.append(picture(review) if detail is Detail.ALL else "")
         parts.append("\n".join(_changes(review.plan.changes, with_properties=detail > Detail.NAMES)))

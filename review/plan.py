@@ -91,12 +91,31 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Violation:
+    """What a policy finds wrong with resources, and what to do; `reason` says what the policy is for."""
+
+    policy: str
+    is_mandatory: bool
+    message: str
+    reason: str
+    resources: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What a preview found: changes of resources (components are left out), warnings and errors, one line each."""
+    """What a preview found: changes of resources (components are left out), warnings and errors, one line each, and
+    what policies say.
+    """
 
     changes: Sequence[Change] = ()
     warnings: Sequence[str] = ()
     errors: Sequence[str] = ()
+    violations: Sequence[Violation] = ()
+
+    @property
+    def refusals(self) -> list[Violation]:
+        """Violations for which the preview fails."""
+        return [violation for violation in self.violations if violation.is_mandatory]
 
 
 class _Model(BaseModel):
@@ -151,7 +170,7 @@ def read(text: str) -> Plan:
 
 def _change(step: _Step) -> Change | None:
     operation = _OPERATIONS.get(step.op)
-    type_, name = _type_and_name(step.urn)
+    type_, name = type_and_name(step.urn)
     if operation is None or type_.startswith(("gitlab-runners:", "pulumi:pulumi:")):
         return None
     old, new = step.old_state or _State(), step.new_state or _State()
@@ -171,14 +190,14 @@ def _short(type_: str) -> str:
     return f"{name} provider" if kind == "pulumi:providers" else name
 
 
-def _type_and_name(urn: str) -> tuple[str, str]:
+def type_and_name(urn: str) -> tuple[str, str]:
     """`urn:pulumi:stack::project::types, outermost first::name`."""
     types, _, name = urn.partition("::")[2].partition("::")[2].partition("::")
     return types.rpartition("$")[2], name
 
 
 def _readable(urn: "re.Match[str]") -> str:
-    type_, name = _type_and_name(urn[0])
+    type_, name = type_and_name(urn[0])
     return f"{type_.rpartition(':')[2]} {name}"
 
 

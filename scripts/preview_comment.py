@@ -1,5 +1,8 @@
 """What `make preview-comment` does: the preview comment of the example stacks, on a merge request in the sandbox."""
 
+import sys
+from collections.abc import Sequence
+
 import requests
 
 from scripts.console import Failure, failures_in_one_line
@@ -12,10 +15,10 @@ _TIMEOUT_SECONDS = 30
 _REPORT = ROOT / ".sandbox" / "preview.md"
 
 
-def main() -> None:
+def main(options: Sequence[str]) -> None:
     """Previews the stacks, prints the comment and posts it; the next time it is updated.
 
-    The change is what is not committed yet.
+    The change is what is not committed yet. `options` are further ones of `python -m review`.
     """
     sandbox_up()
     stack = open_stack(SANDBOX)
@@ -27,7 +30,7 @@ def main() -> None:
         "CI_MERGE_REQUEST_IID": str(_merge_request(stack)),
         "REVIEW_TOKEN": environment["SANDBOX_GITLAB_ADMINISTRATOR_TOKEN"],
     }
-    command = [str(VENV / "bin" / "python"), "-m", "review", f"--output={_REPORT}", "--base=HEAD"]
+    command = [str(VENV / "bin" / "python"), "-m", "review", f"--output={_REPORT}", "--base=HEAD", *options]
     command += [f"--stack={name}" for name in stacks() if name != SANDBOX and in_sandbox(name)]
     if Stack(SANDBOX, {**environment, **ci}).run(command):
         raise Failure("the preview comment was not made, see above")
@@ -47,4 +50,4 @@ def _merge_request(stack: Stack) -> int:
 
 if __name__ == "__main__":
     with failures_in_one_line():
-        main()
+        main(sys.argv[1:])

@@ -213,6 +213,10 @@ class Project:
         }
         assert self.run("stack", "init", self.stack).status == 0
 
+    def as_stack(self) -> Stack:
+        """The stack, as the project's own commands have it."""
+        return Stack(self.stack, self.environment, self.file)
+
     @property
     def config(self) -> dict[str, Any]:
         """The stack's configuration; change it with `configure`."""

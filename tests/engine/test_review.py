@@ -1,6 +1,5 @@
 """What the real engine prints is read as the preview comment needs it."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 
 from review.assessment import NAMES, Jobs, StackReview
 from review.comment import Report, render
-from review.previews import Preview, preview_of
+from review.previews import preview
 from review.stacks import Stacks
 from tests.engine.harness import ROOT, Project, Sandbox
 
@@ -23,19 +22,13 @@ def fresh(sandbox: Sandbox, tmp_path: Path) -> Iterator[Project]:
     project.destroy()
 
 
-def previewed(project: Project) -> Preview:
-    command = ["pulumi", "preview", "--stack=sandbox", "--json", f"--config-file={project.file}", "--non-interactive"]
-    done = subprocess.run(command, cwd=ROOT, env=project.environment, capture_output=True, text=True, check=False)
-    return preview_of(done.stdout, done.stderr, done.returncode)
-
-
 def test_previews_of_the_engine_are_read(fresh: Project) -> None:
     variable = "gitlab-runners:runners.app.environment.PASSWORD"
     assert (
         fresh.run("config", "set", "--stack=sandbox", "--secret", "--path", variable, PASSWORD, config=True).status == 0
     )
     settings = Stacks(ROOT).settings("sandbox")
-    review = StackReview("sandbox", *previewed(fresh), before=None, after=settings)
+    review = StackReview("sandbox", *preview(fresh.as_stack()), before=None, after=settings)
     assert review.failure is None
     assert list(review.counts.values()) == [26, 0, 0, 0]
     assert review.jobs == (Jobs.NOTHING, "")
@@ -45,11 +38,11 @@ def test_previews_of_the_engine_are_read(fresh: Project) -> None:
     assert PASSWORD not in made
     assert "- **created** registration in GitLab `sandbox-app`" in made
     fresh.configure(lambda config: config["host"].update(flavor="m1.smal"))
-    failed = StackReview("sandbox", *previewed(fresh))
+    failed = StackReview("sandbox", *preview(fresh.as_stack()))
     assert failed.failure is not None
     assert failed.failure.startswith("flavor m1.smal: does not exist in this cloud; did you mean m1.small")
     fresh.environment["PULUMI_CONFIG_PASSPHRASE"] = "wrong"
-    assert StackReview("sandbox", *previewed(fresh)).failure == (
+    assert StackReview("sandbox", *preview(fresh.as_stack())).failure == (
         "getting stack configuration: get stack secrets manager: incorrect passphrase"
     )
     fresh.environment["PULUMI_CONFIG_PASSPHRASE"] = "sandbox"

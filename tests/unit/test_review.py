@@ -21,7 +21,7 @@ from review.comment import MARKER, Report, render
 from review.files import changed_files_of, files_of, runners_to_declare
 from review.hosts import GitHubPullRequest, GitLabMergeRequest, HostError, base_of, host_of
 from review.markdown import code, diff, fence
-from review.plan import UNKNOWN, Change, Plan, PlanError, read
+from review.plan import UNKNOWN, Change, Plan, PlanError, Violation, read
 from review.previews import preview_of, redacted
 from review.stacks import GitError, Stacks, Touched, changed_files, merge_base, stacks_at, touched
 from settings import KeyPair, ObjectStoreCache, OpenStackHost, Runner, S3Cache, Settings
@@ -243,6 +243,68 @@ def test_what_is_no_plan_is_said_in_one_line(text: str) -> None:
         read(text)
 
 
+# What policies say.
+
+REFUSED = json.dumps({"diagnostics": [{"message": "error: preview failed\n", "severity": "error"}]})
+
+
+def verdict() -> str:
+    return (PLANS / "policies.jsonl").read_text()
+
+
+def advised() -> str:
+    return "".join(line for line in verdict().splitlines(keepends=True) if '"mandatory"' not in line)
+
+
+def test_a_preview_that_policies_refuse_is_a_failed_one() -> None:
+    found = StackReview("team-dev", *preview_of(REFUSED, "", 1, verdict()))
+    assert found.failure is not None
+    assert found.failure.startswith("policy flavor-allowed: flavor m1.large is none of m1.small, m1.medium. Choose")
+    made = comment(found)
+    warned, row, below = made.partition("| stack |")
+    assert "❌ preview failed: `policy flavor-allowed: flavor m1.large" in row + below
+    assert "preview failed\n" not in below.partition("```text")[2]
+    # Alike ones once, with the names of all that they concern.
+    assert warned.count("- **refused** by policy `flavor-allowed`") == 1
+    assert "(`team-dev-1`, `team-dev-4`)" in warned
+    assert (
+        "- **refused** by policy `host-cap`: `this is machine 5 of the stack, and 4 is the most. Lower host.count` "
+        "(`team-dev-5`)"
+    ) in warned
+    assert "- warning of policy `boot-image-by-id`: ``image debian-13 is a name, which" in warned
+    # Why there is such a policy.
+    assert "One stack with a typing error in host.count takes the quota of all the others." in below
+
+
+def test_a_policy_that_only_advises_leaves_the_preview_as_it_is() -> None:
+    found = StackReview("team-dev", *preview_of(text_of("tags"), "", 0, advised()))
+    assert found.failure is None
+    made = comment(found)
+    assert "| `team-dev` |  | 1 |  |  | 🟢 notice nothing |" in made
+    assert "- warning of policy `job-image-pinned`: `debian:13-slim can be another image tomorrow." in made
+    assert "refused" not in made
+    # The values that it looks at are not known yet.
+    assert "- warning of policy `no-secret-in-user-data`" not in made
+    assert "- `only the update can ask the policy no-secret-in-user-data`" in made
+
+
+def test_a_stack_that_does_not_change_is_warned_of_too() -> None:
+    stacks = [StackReview(name, *preview_of(text_of("same"), "", 0, advised())) for name in ("team-dev", "web-dev")]
+    made = comment(*stacks)
+    assert made.count("warning of policy `job-image-pinned`") == 1
+    assert "Nothing changes in `team-dev`, `web-dev`." in made
+
+
+def test_what_else_is_wrong_is_told_before_what_policies_say() -> None:
+    found = StackReview("team-dev", *preview_of(text_of("failing"), "", 1, verdict()))
+    assert found.failure == review("failing").failure
+
+
+def test_a_verdict_that_cannot_be_read_is_no_good_one() -> None:
+    for log in ('{"policyEvent":{}}', '{"policyEvent":', '"policyEvent"'):
+        assert preview_of(text_of("same"), "", 0, log) == (Plan(), "the policies' verdict cannot be read")
+
+
 def test_changed_properties_are_shown_before_and_after() -> None:
     made = comment(review("tags"))
     assert "- **updated** registration in GitLab `team-dev-app`\n  - `paused`: `false` → `true`\n" in made
@@ -404,10 +466,13 @@ def test_nothing_untrusted_is_more_than_shown(hostile: str) -> None:
         Change("replace", "Container", "c", {"uploads": [file | {"content": "\n\n"}]}, {"uploads": [file]}),
         Change("replace", "Instance", hostile, {}, {}),
     ]
+    advice = [Violation(hostile, False, hostile, hostile, [hostile])]
     runners = {"app": APP, "team": Runner(group=1, tags=("x",), description=hostile)}
+    settings = SETTINGS.model_copy(update={"runners": runners})
     stacks = [
-        StackReview("a", Plan(changes, warnings=[hostile]), after=SETTINGS.model_copy(update={"runners": runners})),
+        StackReview("a", Plan(changes, [hostile], violations=advice), after=settings),
         StackReview("b", error=hostile),
+        StackReview("d", Plan(violations=[Violation(hostile, True, hostile, hostile, [hostile])])),
         StackReview(hostile or "c", Plan(errors=[hostile])),
         StackReview(f"{hostile} unchanged"),
     ]
