@@ -1,11 +1,11 @@
 """Everything that a stack's names stand for, looked up before the first resource is declared."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from clients import ClientError
 from clients.gitlab import GitLab
-from clients.openstack import Catalogue, Endpoint, docker_mtu
+from clients.openstack import Catalogue, CloudAccess, Endpoint, docker_mtu
 from settings import ObjectStoreCache, OpenStackHost, S3Cache, Settings, hosts_of
 
 
@@ -26,7 +26,8 @@ class Lookups:
 
     `unfinished_machines` are names of those that Nova does not have, or has in an error or still in the making;
     `broken_volumes` are names of machines for which Cinder has a volume that it could not make. `cache_endpoint` is the
-    S3 API of the stack's cache.
+    S3 API of the stack's cache. `workers` are what those of runners with `executor: autoscaler` are made of, by runner,
+    and `cloud` is where their managers reach the cloud.
     """
 
     machines: Mapping[str, Machine]
@@ -34,6 +35,8 @@ class Lookups:
     unfinished_machines: frozenset[str] = frozenset()
     broken_volumes: frozenset[str] = frozenset()
     cache_endpoint: Endpoint | None = None
+    workers: Mapping[str, Machine] = field(default_factory=dict)
+    cloud: CloudAccess | None = None
 
 
 def look_up(stack: str, settings: Settings, catalogue: Catalogue, gitlab: GitLab | None, *, preview: bool) -> Lookups:
@@ -56,7 +59,18 @@ def look_up(stack: str, settings: Settings, catalogue: Catalogue, gitlab: GitLab
     if catalogue.is_connected or not preview:
         servers = {server.name: server for server in catalogue.servers(stack)}
         unfinished = {name for name in hosts if name not in servers or not servers[name].finished}
-    return Lookups(machines, pages, frozenset(unfinished), frozenset(broken), endpoint)
+    workers = _workers(settings, host, catalogue)
+    cloud = catalogue.access() if workers else None
+    return Lookups(machines, pages, frozenset(unfinished), frozenset(broken), endpoint, workers, cloud)
+
+
+def _workers(settings: Settings, host: OpenStackHost, catalogue: Catalogue) -> dict[str, Machine]:
+    found = {}
+    for name, runner in settings.runners.items():
+        if runner.autoscaler is not None:
+            own = runner.autoscaler.model_dump(include={"flavor", "image"}, exclude_none=True)
+            found[name] = _machine(host.model_copy(update=own), catalogue)
+    return found
 
 
 def cache_endpoint(cache: S3Cache | ObjectStoreCache, object_store: Callable[[], Endpoint]) -> Endpoint:
@@ -88,16 +102,20 @@ def _check_volumes(stack: str, hosts: Mapping[str, OpenStackHost], catalogue: Ca
 
 
 def _machines(host: OpenStackHost, hosts: Mapping[str, OpenStackHost], catalogue: Catalogue) -> dict[str, Machine]:
-    networks = [host.network, *host.additional_networks]
     if host.floating_ip_pool is not None:
         catalogue.network_id(host.floating_ip_pool)
     if host.key_pair.name is not None:
         catalogue.key_pair(host.key_pair.name)
     for zone in sorted({each.availability_zone for each in hosts.values() if each.availability_zone}):
         catalogue.compute_zone(zone)
-    network_ids = [catalogue.network_id(network) for network in networks]
-    mtu = docker_mtu(host.mtu, networks, catalogue)
-    return {
-        name: Machine(catalogue.flavor_id(each.flavor), catalogue.image_id(each.image), network_ids, mtu)
-        for name, each in hosts.items()
-    }
+    return {name: _machine(each, catalogue) for name, each in hosts.items()}
+
+
+def _machine(host: OpenStackHost, catalogue: Catalogue) -> Machine:
+    networks = [host.network, *host.additional_networks]
+    return Machine(
+        flavor_id=catalogue.flavor_id(host.flavor),
+        image_id=catalogue.image_id(host.image),
+        network_ids=[catalogue.network_id(network) for network in networks],
+        mtu=docker_mtu(host.mtu, networks, catalogue),
+    )

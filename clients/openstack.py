@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -99,6 +100,20 @@ class Endpoint:
 
     server: str
     insecure: bool
+
+
+@dataclass(frozen=True)
+class CloudAccess:
+    """Where a cloud is for others than the program: Keystone's URL, region, interface, the API's CA in PEM, and the
+    paths of the services' endpoints."""
+
+    auth_url: str
+    region: str | None
+    interface: str
+    compute_path: str
+    image_path: str
+    insecure: bool = False
+    ca: str | None = None
 
 
 def connect(config: Mapping[str, str]) -> Connection:
@@ -220,6 +235,23 @@ class Catalogue:
         url = urlsplit(found)
         return Endpoint(url.netloc, url.scheme == "http")
 
+    def access(self) -> CloudAccess:
+        """How others may reach the cloud that the program speaks to."""
+        with explained():
+            cloud = self.connection
+            given = cloud.config.config
+            paths = [urlsplit(str(cloud.endpoint_for(service))).path for service in ("compute", "image")]
+        ca = given.get("cacert")
+        return CloudAccess(
+            auth_url=str(given["auth"]["auth_url"]),
+            region=given.get("region_name") or None,
+            interface=str(given.get("interface") or "public"),
+            compute_path=paths[0],
+            image_path=paths[1],
+            insecure=not given.get("verify", True),
+            ca=_text_of(str(ca)) if ca else None,
+        )
+
     def _need_block_storage(self) -> None:
         if self.connection.endpoint_for("block-storage") is None:
             raise ClientError("host.dockerVolume: this cloud has no block storage (Cinder) in its catalogue")
@@ -339,6 +371,13 @@ def _is_uuid(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _text_of(file: str) -> str:
+    try:
+        return Path(file).expanduser().read_text()
+    except OSError as error:
+        raise ClientError(f"the cloud's cacert {file} cannot be read: {error.strerror}") from error
 
 
 def _line(error: Exception) -> str:

@@ -16,8 +16,9 @@ from components.host_group import HostGroup, HostGroupArgs
 from components.leftovers import Leftovers
 from components.openstack_provider import openstack_provider
 from components.registration import Registration, RegistrationArgs, gitlab_provider
-from components.runner_manager import RunnerManager, RunnerManagerArgs
+from components.runner_manager import CONFIGURATION_FOLDER, RunnerManager, RunnerManagerArgs, files_for_jobs
 from components.virtual_machine import VirtualMachine, VirtualMachineArgs
+from components.worker_group import WorkerGroup, WorkerGroupArgs
 from renderers.metrics import RUNNER_LABEL, prometheus_targets
 from settings import (
     DockerHost,
@@ -91,6 +92,7 @@ class Fleet(pulumi.ComponentResource):
         self._args = args
         settings = args.settings
         self._openstack: list[pulumi.ProviderResource] | None = None
+        self._hosts_group: HostGroup | None = None
         if args.shared is not None and isinstance(settings.host, OpenStackHost):
             parent = pulumi.ResourceOptions(parent=self)
             self._openstack = [openstack_provider(args.stack, args.shared.openstack_config, parent)]
@@ -121,6 +123,7 @@ class Fleet(pulumi.ComponentResource):
                 ),
                 opts=pulumi.ResourceOptions(parent=self),
             )
+            workers = self._workers(runner_name, runner, settings.host) if runner.autoscaler is not None else None
             containers = []
             for host in (each for each in hosts if lives_on(args.stack, runner, each.name)):
                 manager = RunnerManager(
@@ -141,6 +144,7 @@ class Fleet(pulumi.ComponentResource):
                         registry_mirrors=settings.host.registry_mirrors,
                         metrics=self._serves_metrics,
                         cache=cache.settings if cache is not None else None,
+                        workers=workers,
                     ),
                     # Without the registration there is nothing to poll for: managers go first.
                     opts=pulumi.ResourceOptions(parent=self, depends_on=[registration]),
@@ -202,15 +206,14 @@ class Fleet(pulumi.ComponentResource):
     def _machines(self, host: OpenStackHost) -> list[_Host]:
         args = self._args
         description = f"{args.project}, stack {args.stack}"
-        if args.shared is not None:
-            named = vars(args.shared.owner)
-            host = host.model_copy(update={"tags": (*host.tags, *(f"{key}={value}" for key, value in named.items()))})
+        host = self._tagged(host)
         cloud = args.shared.openstack if args.shared is not None else None
         group = HostGroup(
             args.stack,
             HostGroupArgs(host=host, description=description, leftovers=args.leftovers, cloud=cloud),
             opts=pulumi.ResourceOptions(parent=self, providers=self._openstack),
         )
+        self._hosts_group = group
         hosts = []
         for number, (name, own) in enumerate(hosts_of(args.stack, host).items(), start=1):
             found = args.lookups.machines[name]
@@ -234,6 +237,38 @@ class Fleet(pulumi.ComponentResource):
             )
             hosts.append(_Host(name, connection, found.mtu, machine.addresses, machine))
         return hosts
+
+    def _workers(self, name: str, runner: Runner, host: OpenStackHost | DockerHost) -> WorkerGroup:
+        args = self._args
+        assert runner.autoscaler is not None
+        assert isinstance(host, OpenStackHost)
+        assert args.lookups.cloud is not None
+        assert self._hosts_group is not None
+        found = args.lookups.workers[name]
+        files = files_for_jobs(runner, found.mtu, host.registry_mirrors, host.ca_certificates)
+        return WorkerGroup(
+            f"{args.stack}-{name}",
+            WorkerGroupArgs(
+                scaler=runner.autoscaler,
+                host=self._tagged(host),
+                hosts_group=self._hosts_group.security_group_id,
+                found=found,
+                files={f"{CONFIGURATION_FOLDER}/{file}": content for file, content in files.items()},
+                metadata=self._metadata,
+                description=f"{args.project}, stack {args.stack}, workers of {name}",
+                access=args.lookups.cloud,
+                leftovers=args.leftovers,
+                cloud=args.shared.openstack if args.shared is not None else None,
+            ),
+            opts=pulumi.ResourceOptions(parent=self, providers=self._openstack),
+        )
+
+    def _tagged(self, host: OpenStackHost) -> OpenStackHost:
+        """The host with the tags that name its owner."""
+        if self._args.shared is None:
+            return host
+        named = vars(self._args.shared.owner)
+        return host.model_copy(update={"tags": (*host.tags, *(f"{key}={value}" for key, value in named.items()))})
 
     def _description(self, name: str, runner: Runner) -> str:
         if not runner.description:

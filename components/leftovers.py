@@ -7,7 +7,7 @@ stack's name and description, and nothing uses it.
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pulumi
 from openstack.connection import Connection
@@ -239,6 +239,15 @@ def _key_pair(cloud: Connection, inputs: dict[str, Any]) -> None:
             cloud.compute.delete_keypair(key)
 
 
+def _application_credential(cloud: Connection, inputs: dict[str, Any]) -> None:
+    # By its type it may be of version 2, which has none.
+    user, identity = cloud.current_user_id, cast(Any, cloud.identity)
+    for credential in identity.application_credentials(user, name=inputs["name"]):
+        if credential.name == inputs["name"]:
+            _said("application credential", credential.id)
+            identity.delete_application_credential(user, credential.id)
+
+
 def _server_group(cloud: Connection, inputs: dict[str, Any]) -> None:
     for group in cloud.compute.server_groups():
         if group.name == inputs["name"] and not group.member_ids:
@@ -251,6 +260,7 @@ _REMOVERS: dict[str, Callable[[Connection, dict[str, Any]], None]] = {
     "openstack:compute/instance:Instance": _instance,
     "openstack:compute/keypair:Keypair": _key_pair,
     "openstack:compute/serverGroup:ServerGroup": _server_group,
+    "openstack:identity/applicationCredential:ApplicationCredential": _application_credential,
     "openstack:networking/floatingIp:FloatingIp": _floating_ip,
     "openstack:networking/port:Port": _port,
     "openstack:networking/secGroup:SecGroup": _security_group,

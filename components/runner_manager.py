@@ -11,6 +11,9 @@ import pulumi
 import pulumi_docker as docker
 
 from components.docker_connection import DockerConnection
+from components.worker_group import WorkerGroup
+from components.workers import Workers
+from renderers.autoscaler import CLOUD_CA_FILE, CLOUDS_FILE, KEY_FILE, PLUGINS_FOLDER
 from renderers.config_toml import Cache, ConfigToml, Dind, Limits, config_toml
 from renderers.daemon_json import dind_daemon_json
 from renderers.metrics import MANAGERS_LISTEN_ADDRESS, TOKEN_EXPIRY_LABEL
@@ -18,7 +21,11 @@ from renderers.proxy import Proxy, proxy_environment
 from settings import Manager, Runner
 from settings import Proxy as ProxySettings
 
-_CONFIGURATION_FOLDER = "/etc/gitlab-runner"
+CONFIGURATION_FOLDER = "/etc/gitlab-runner"
+# The plugin stays in the manager's volume: a restart needs no registry. Without it the manager does not start, and the
+# update fails. The image's own entrypoint takes care of the CAs and becomes gitlab-runner.
+_PLUGINS = {"FLEETING_PLUGIN_PATH": PLUGINS_FOLDER}
+_INSTALL_AND_RUN = ("/bin/sh", "-c", "/entrypoint fleeting install && exec /entrypoint run")
 _DIND_CONFIGURATION = "dind-daemon.json"
 # Where the image's entrypoint and the helper image look for further CAs (GitLab Runner docs, "Self-signed
 # certificates").
@@ -52,7 +59,7 @@ class RunnerManagerArgs:
     """`grace` in seconds, `mtu` in bytes (None leaves Docker's own); `labels` mark all that is made.
 
     `metrics` says whether the host serves metrics. The manager reads it only when it starts, and so it may change only
-    with the machine.
+    with the machine. `workers` is for `executor: autoscaler`.
     """
 
     runner: Runner
@@ -70,6 +77,7 @@ class RunnerManagerArgs:
     registry_mirrors: Sequence[str] = ()
     metrics: bool = False
     cache: pulumi.Output[Cache] | None = None
+    workers: WorkerGroup | None = None
 
     @property
     def proxy_environment(self) -> dict[str, str]:
@@ -78,11 +86,22 @@ class RunnerManagerArgs:
         return proxy_environment(Proxy(proxy.http, proxy.https, proxy.no_proxy) if proxy is not None else None)
 
     @property
-    def dind_daemon_json(self) -> str | None:
-        """daemon.json of Docker-in-Docker; None leaves the service's own."""
-        if self.runner.builds != "dind" or (self.mtu is None and not self.registry_mirrors):
-            return None
-        return dind_daemon_json(self.mtu, self.registry_mirrors)
+    def files_for_jobs(self) -> dict[str, str]:
+        """What jobs get from the machine they run on; see the function."""
+        return files_for_jobs(self.runner, self.mtu, self.registry_mirrors, self.ca_certificates)
+
+
+def files_for_jobs(
+    runner: Runner, mtu: int | None, registry_mirrors: Sequence[str], ca_certificates: Sequence[str]
+) -> dict[str, str]:
+    """Files below /etc/gitlab-runner that containers of jobs get from the machine they run on: daemon.json of
+    Docker-in-Docker, where it is not the service's own, and further CAs."""
+    files = {}
+    if runner.builds == "dind" and (mtu is not None or registry_mirrors):
+        files[_DIND_CONFIGURATION] = dind_daemon_json(mtu, registry_mirrors)
+    if ca_certificates:
+        files[_CA_FILE] = "".join(ca_certificates)
+    return files
 
 
 class RunnerManager(pulumi.ComponentResource):
@@ -103,33 +122,29 @@ class RunnerManager(pulumi.ComponentResource):
         super().__init__("gitlab-runners:docker:RunnerManager", name, None, opts)
         on_host, reference = args.connection.on_host, args.manager.reference
         # All that makes it another container: a change of any of it changes the volume too.
-        socket = args.connection.socket
-        mounted = [socket.host_path, socket.container_path]
-        specification = [reference, mounted, args.proxy_environment, _CONTAINER, _HEALTHCHECK]
-        generation = sha256(json.dumps(specification).encode()).hexdigest()
+        socket, workers = args.connection.socket, args.workers
+        mounted = [socket.host_path, socket.container_path] if workers is None else []
+        environment = args.proxy_environment | (_PLUGINS if workers is not None else {})
+        specification = [reference, mounted, environment, _CONTAINER, _HEALTHCHECK]
+        generation: pulumi.Input[str] = sha256(json.dumps(specification).encode()).hexdigest()
+        if workers is not None:
+            # A second scaler of one group would remove the workers of the first: another runner is another generation.
+            generation = pulumi.Output.concat(generation, " ", workers.generation, " ", args.runner_id.apply(str))
         image = docker.RemoteImage(name, name=reference, keep_locally=True, opts=on_host(self))
         volume = docker.Volume(
             name,
             labels=[docker.VolumeLabelArgs(label=key, value=value) for key, value in args.labels.items()],
             opts=on_host(self, trigger=generation),
         )
-        shared = docker.ContainerVolumeArgs(volume_name=volume.name, container_path=_CONFIGURATION_FOLDER)
+        shared = docker.ContainerVolumeArgs(volume_name=volume.name, container_path=CONFIGURATION_FOLDER)
         config = self._config_toml(name, args, volume)
         uploads = [
-            docker.ContainerUploadArgs(file=f"{_CONFIGURATION_FOLDER}/config.toml", content=config, permissions="0600")
+            docker.ContainerUploadArgs(file=f"{CONFIGURATION_FOLDER}/config.toml", content=config, permissions="0600")
         ]
-        if args.dind_daemon_json is not None:
-            uploads.append(
-                docker.ContainerUploadArgs(
-                    file=f"{_CONFIGURATION_FOLDER}/{_DIND_CONFIGURATION}", content=args.dind_daemon_json
-                )
-            )
-        if args.ca_certificates:
-            uploads.append(
-                docker.ContainerUploadArgs(
-                    file=f"{_CONFIGURATION_FOLDER}/{_CA_FILE}", content="".join(args.ca_certificates)
-                )
-            )
+        for file, content in args.files_for_jobs.items():
+            uploads.append(docker.ContainerUploadArgs(file=f"{CONFIGURATION_FOLDER}/{file}", content=content))
+        if workers is not None:
+            uploads += _of_workers(workers)
         configuration = docker.Container(
             f"{name}-config",
             image=image.image_id,
@@ -141,15 +156,20 @@ class RunnerManager(pulumi.ComponentResource):
             # To delete first, as the docker provider does by default, would reach the host before the gate has looked.
             opts=on_host(self, delete_before_replace=False),
         )
+        depends_on: list[pulumi.Resource] = [configuration]
+        volumes = [shared]
+        if workers is None:
+            volumes.append(docker.ContainerVolumeArgs(host_path=socket.host_path, container_path=socket.container_path))
+        else:
+            options = pulumi.ResourceOptions(parent=self, depends_on=workers.members)
+            depends_on.append(Workers(name, volume.name, workers.cloud, opts=options))
         self.container = docker.Container(
             name,
             image=image.image_id,
-            volumes=[
-                shared,
-                docker.ContainerVolumeArgs(host_path=socket.host_path, container_path=socket.container_path),
-            ],
+            volumes=volumes,
+            entrypoints=list(_INSTALL_AND_RUN) if workers is not None else None,
             labels=_container_labels(args.labels | {"gitlab-runners.volume": volume.name}),
-            envs=[f"{key}={value}" for key, value in args.proxy_environment.items()] or None,
+            envs=[f"{key}={value}" for key, value in environment.items()] or None,
             healthcheck=docker.ContainerHealthcheckArgs(**_HEALTHCHECK),
             wait=True,
             wait_timeout=_HEALTHY_WITHIN_SECONDS,
@@ -157,7 +177,7 @@ class RunnerManager(pulumi.ComponentResource):
             **_CONTAINER,
             opts=on_host(
                 self,
-                depends_on=[configuration],
+                depends_on=depends_on,
                 # The docker provider's default is to delete first, and then nobody polls while the last jobs end.
                 delete_before_replace=False,
                 custom_timeouts=pulumi.CustomTimeouts(delete=f"{args.grace + _DELETE_MARGIN_SECONDS}s"),
@@ -182,24 +202,35 @@ class RunnerManager(pulumi.ComponentResource):
 
     @staticmethod
     def _config_toml(name: str, args: RunnerManagerArgs, volume: docker.Volume) -> pulumi.Output[str]:
-        runner, manager = args.runner, args.manager
+        runner, manager, workers = args.runner, args.manager, args.workers
+        concurrent = manager.concurrent
+        if runner.autoscaler is not None:
+            concurrent = runner.autoscaler.max_instances * runner.autoscaler.capacity_per_instance
 
-        def render(token: str, runner_id: int | None, volume_folder: str, cache: Cache | None) -> str:
+        def render(
+            token: str,
+            runner_id: int | None,
+            volume_folder: str,
+            cache: Cache | None,
+            autoscaler: dict[str, Any] | None,
+        ) -> str:
+            # Where the machine of the jobs has the files for them.
+            folder = volume_folder if autoscaler is None else CONFIGURATION_FOLDER
             dind = None
             if runner.builds == "dind":
-                dind = Dind(f"{volume_folder}/{_DIND_CONFIGURATION}" if args.dind_daemon_json is not None else None)
+                dind = Dind(f"{folder}/{_DIND_CONFIGURATION}" if _DIND_CONFIGURATION in args.files_for_jobs else None)
             return config_toml(
                 ConfigToml(
                     name=name,
                     url=args.gitlab_url,
                     token=token,
-                    docker_host=args.connection.socket.url,
+                    docker_host=args.connection.socket.url if autoscaler is None else None,
                     runner_id=runner_id,
-                    concurrent=manager.concurrent,
+                    concurrent=concurrent,
                     check_interval=manager.check_interval,
                     log_level=manager.log_level,
                     log_format=manager.log_format,
-                    limit=runner.limit or manager.concurrent,
+                    limit=runner.limit or concurrent,
                     image=runner.image,
                     pull_policies=runner.pull_policies,
                     allowed_images=runner.allowed_images,
@@ -215,16 +246,27 @@ class RunnerManager(pulumi.ComponentResource):
                     mtu=args.mtu,
                     dind=dind,
                     listen_address=MANAGERS_LISTEN_ADDRESS if args.metrics else None,
-                    ca_file=f"{volume_folder}/{_CA_FILE}" if args.ca_certificates else None,
+                    ca_file=f"{folder}/{_CA_FILE}" if args.ca_certificates else None,
                     cache=cache,
+                    autoscaler=autoscaler,
                     advanced=runner.advanced,
                     advanced_global=manager.advanced,
                 )
             )
 
-        return pulumi.Output.all(args.token, args.runner_id, volume.mountpoint, args.cache).apply(
+        table = workers.table(volume.name) if workers is not None else None
+        return pulumi.Output.all(args.token, args.runner_id, volume.mountpoint, args.cache, table).apply(
             lambda known: render(*known)
         )
+
+
+def _of_workers(workers: WorkerGroup) -> list[docker.ContainerUploadArgs]:
+    """What the plugin needs: the way into the cloud, and into its workers."""
+    files = [(CLOUDS_FILE, workers.clouds_yaml), (KEY_FILE, workers.private_key)]
+    uploads = [docker.ContainerUploadArgs(file=file, content=text, permissions="0600") for file, text in files]
+    if workers.cloud_ca is not None:
+        uploads.append(docker.ContainerUploadArgs(file=CLOUD_CA_FILE, content=workers.cloud_ca))
+    return uploads
 
 
 def _container_labels(labels: Mapping[str, pulumi.Input[str]]) -> list[docker.ContainerLabelArgs]:

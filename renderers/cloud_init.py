@@ -5,8 +5,8 @@ metadata service could read it. The one private thing in it is the machine's own
 lets the very first connection be checked.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from textwrap import dedent
 from typing import Any
 
@@ -40,9 +40,9 @@ class CloudInit:
     """Docker's MTU in bytes."""
     install_docker: bool
     """Whether cloud-init installs docker.io; else the image has Docker."""
-    host_key_private: str
-    """SSH host key (ed25519), OpenSSH private key format."""
-    host_key_public: str
+    host_key_private: str | None
+    """SSH host key (ed25519), OpenSSH private key format; None lets the machine make its own."""
+    host_key_public: str | None
     """The same key's public half, one line."""
     ca_certificates: Sequence[str] = ()
     """PEM; the machine trusts them."""
@@ -56,6 +56,8 @@ class CloudInit:
     """None leaves updates to the image."""
     metrics: bool = False
     """Whether the machine serves metrics; an image with its own Docker brings a node exporter too, or has none."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Further files, by path."""
     docker_volume: DockerVolume | None = None
     """None keeps Docker's data on the disk that the machine boots from."""
 
@@ -66,10 +68,7 @@ def user_data(machine: CloudInit) -> str:
         "users": ["default", {"name": machine.user, "groups": ["docker"]}],
         "ssh_pwauth": False,
         "ssh_deletekeys": True,
-        "ssh_keys": {
-            "ed25519_private": machine.host_key_private.rstrip("\n") + "\n",
-            "ed25519_public": machine.host_key_public,
-        },
+        **_ssh_keys(machine),
         "write_files": [
             _file("/etc/docker/daemon.json", daemon_json(machine.mtu, machine.registry_mirrors)),
             _file(
@@ -81,6 +80,7 @@ def user_data(machine: CloudInit) -> str:
             _file("/etc/systemd/system/block-metadata.service", _BLOCK_METADATA_UNIT),
             _file("/etc/ssh/sshd_config.d/10-docker-clients.conf", _SSHD),
             _file(f"/usr/local/bin/{CHECK_MTU}", _check_mtu(machine.mtu), "0755"),
+            *(_file(path, content) for path, content in machine.files.items()),
         ],
     }
     if machine.install_docker:
@@ -129,6 +129,13 @@ def user_data(machine: CloudInit) -> str:
         configuration["runcmd"].insert(1, ["sh", "-c", START_ON_VOLUME])
         configuration["runcmd"].append(["systemctl", "enable", "--now", GROW_TIMER])
     return "#cloud-config\n" + yaml.dump(configuration, Dumper=_Dumper, sort_keys=False, width=1000)
+
+
+def _ssh_keys(machine: CloudInit) -> dict[str, Any]:
+    if machine.host_key_private is None:
+        return {}
+    private = machine.host_key_private.rstrip("\n") + "\n"
+    return {"ssh_keys": {"ed25519_private": private, "ed25519_public": machine.host_key_public}}
 
 
 class _Dumper(yaml.SafeDumper):

@@ -96,6 +96,8 @@ class ConfigToml:
     """Where the manager serves metrics; None serves none."""
     cache: Cache | None = None
     """None keeps caches on the host."""
+    autoscaler: Mapping[str, Any] | None = None
+    """The table [runners.autoscaler]; None runs jobs on the manager's own engine."""
     advanced: Mapping[str, Any] = field(default_factory=dict)
     """Further keys below [[runners]]; none that is written here already."""
     advanced_global: Mapping[str, Any] = field(default_factory=dict)
@@ -112,13 +114,15 @@ def config_toml(manager: ConfigToml) -> str:
         "name": manager.name,
         "url": manager.url,
         "token": manager.token,
-        "executor": "docker",
+        "executor": "docker" if manager.autoscaler is None else "docker-autoscaler",
         "limit": manager.limit,
         "environment": [f"{key}={value}" for key, value in sorted(environment.items())],
         # The token belongs to the stack: a manager that rotates it would lock out the others.
         "feature_flags": {"FF_NETWORK_PER_BUILD": True, "FF_DISABLE_AUTOMATIC_TOKEN_ROTATION": True},
         "docker": docker,
     }
+    if manager.autoscaler is not None:
+        runner["autoscaler"] = manager.autoscaler
     if manager.ca_file is not None:
         runner["tls-ca-file"] = _CA_FILE
     if manager.cache is not None:

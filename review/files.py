@@ -15,7 +15,7 @@ from pulumi.runtime import settings as runtime
 from pydantic import BaseModel, SecretStr
 
 from clients.lookups import Lookups, Machine, cache_endpoint
-from clients.openstack import Catalogue, Endpoint
+from clients.openstack import Catalogue, CloudAccess, Endpoint
 from components.fleet import Fleet, FleetArgs
 from components.leftovers import Leftovers
 from review.plan import SECRET
@@ -26,6 +26,7 @@ _PROJECT = "gitlab-runners"
 # Stands for the MTU that Neutron tells, which only the preview asks.
 _NETWORKS_MTU = 65521
 _PLACEHOLDERS = {str(_NETWORKS_MTU): "<MTU of the network>"}
+_CLOUD = CloudAccess("<Keystone>", None, "<interface>", "", "")
 _CLOUDS_S3 = Endpoint("<S3 API of the cloud>", insecure=False)
 # What marks a secret among the properties of a resource (Pulumi's SDKs, "rpc.SigKey" and "rpc.SecretSig").
 _SIGNATURE = "4dabf18193072939515e22adb298388d"
@@ -93,6 +94,7 @@ class _Nobody(pulumi.runtime.Mocks):
             "RemoteImage": {"imageId": "image"},
             "Container": {"name": inputs.get("name", args.name)},
             "Ec2CredentialV3": {"access": "<access key>", "secret": "<secret key>"},
+            "ApplicationCredential": {"secret": "<secret of an application credential>"},
             "HostKey": {"private_key": "<private SSH host key>\n", "public_key": "<public SSH host key>"},
         }
         type_ = args.typ.rpartition(":")[2]
@@ -122,12 +124,13 @@ def files_of(stack: str, settings: Settings, gitlab_url: str) -> dict[tuple[str,
     host = settings.host
     runners = {name: runner.model_copy(update={"hosts": ()}) for name, runner in settings.runners.items()}
     settings = settings.model_copy(update={"runners": runners})
-    machines = {}
+    machines, workers = {}, {}
     if isinstance(host, OpenStackHost):
         settings = settings.model_copy(update={"host": host.model_copy(update={"count": 1})})
         networks = [host.network, *host.additional_networks]
         mtu = host.mtu if isinstance(host.mtu, int) else _NETWORKS_MTU
         machines = {name: Machine("flavor", "image", networks, mtu) for name in host_names(stack, 1)}
+        workers = {name: machines[f"{stack}-1"] for name, runner in runners.items() if runner.autoscaler is not None}
     endpoint = cache_endpoint(settings.cache, lambda: _CLOUDS_S3) if settings.cache is not None else None
     nobody = _Nobody()
     loop = asyncio.new_event_loop()
@@ -144,7 +147,7 @@ def files_of(stack: str, settings: Settings, gitlab_url: str) -> dict[tuple[str,
                     project=_PROJECT,
                     stack=stack,
                     settings=settings,
-                    lookups=Lookups(machines, {}, cache_endpoint=endpoint),
+                    lookups=Lookups(machines, {}, cache_endpoint=endpoint, workers=workers, cloud=_CLOUD),
                     leftovers=Leftovers(Catalogue(_no_cloud), None),
                     gitlab_config={},
                     gitlab_url=settings.gitlab_url or gitlab_url,

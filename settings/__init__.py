@@ -6,6 +6,8 @@ from settings.hosts import host_names, hosts_of, lives_on
 from settings.layers import Owner, effective
 from settings.load import load
 from settings.model import (
+    Autoscaler,
+    AutoscalerPolicy,
     BootVolume,
     DockerHost,
     DockerVolume,
@@ -26,6 +28,8 @@ from settings.model import (
 
 __all__ = [
     "ABORT_JOBS",
+    "Autoscaler",
+    "AutoscalerPolicy",
     "BootVolume",
     "DockerHost",
     "DockerVolume",

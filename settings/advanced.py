@@ -30,7 +30,8 @@ _REFUSED_OF_RUNNERS = {
     "token": "is set by the program: GitLab gives it",
     "token_obtained_at": "is kept by GitLab Runner",
     "token_expires_at": "is kept by GitLab Runner",
-    "executor": "is set by the program: it is always docker",
+    "autoscaler": "is set by autoscaler",
+    "executor": "is set by executor",
     "limit": "is set by limit",
     "environment": "is set by environment",
     "feature_flags.FF_NETWORK_PER_BUILD": "is set by the program: the MTU of jobs depends on it",
@@ -73,9 +74,7 @@ _REFUSED_OF_RUNNERS = {
     "docker.volume_driver_ops": "must not be set: it can give jobs folders of the host; use volumes",
     "docker.volumes": "is set by volumes",
     "docker.volumes_from": "must not be set: the manager's container holds docker.sock; use volumes",
-    **dict.fromkeys(
-        ("autoscaler", "custom", "instance", "kubernetes", "machine", "parallels", "ssh", "virtualbox"), _EXECUTOR
-    ),
+    **dict.fromkeys(("custom", "instance", "kubernetes", "machine", "parallels", "ssh", "virtualbox"), _EXECUTOR),
 }
 _REFUSED_OF_MANAGERS = {
     "check_interval": "is set by manager.checkInterval",

@@ -7,6 +7,7 @@ import re
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
+from zoneinfo import available_timezones
 
 from cryptography import x509
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
@@ -141,6 +142,21 @@ def _host(value: Any) -> Any:
     if (type(value) is int and value >= 1) or (isinstance(value, str) and value):
         return value
     raise ValueError("must be a host's number or name, like 2 or <stack>-2")
+
+
+def _plugin(value: str) -> str:
+    name, _, version = value.rpartition(":")
+    if re.fullmatch(r"[a-z0-9][a-z0-9.:/_-]*", name) and re.fullmatch(r"[0-9][0-9A-Za-z._-]*", version):
+        return value
+    raise ValueError("must be a reference with a version, like ghcr.io/sardinasystems/fleeting-plugin-openstack:1.2.3")
+
+
+def _time_zone(value: str) -> str:
+    known = available_timezones()
+    # A machine may have no list of them.
+    if value in known or not known:
+        return value
+    raise ValueError("is not a time zone; write one like UTC or Europe/Berlin")
 
 
 def _window(value: str) -> str:
@@ -466,6 +482,46 @@ class Limits(_Model):
     """Number of processors, also a part of one: 1.5."""
 
 
+class AutoscalerPolicy(_Model):
+    """How many workers wait for jobs, and when. Of those whose periods match, the last one counts."""
+
+    periods: tuple[Annotated[str, Field(pattern=r"^\S+( \S+){4}$")], ...] = ("* * * * *",)
+    """When it holds, in the format of cron: minute, hour, day of the month, month, day of the week."""
+    timezone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
+    """Time zone of the periods."""
+    idle_count: int = Field(0, ge=0)
+    """Jobs for which room is kept ready on workers; with 0 the first job waits until a worker has booted."""
+    idle_time: int = Field(1200, ge=0)
+    """Seconds after which a worker that has nothing to do, and is not needed for idleCount, goes."""
+
+
+class Autoscaler(_Model):
+    """Workers: virtual machines that GitLab Runner makes and removes as jobs come and go, through the fleeting plugin
+    for OpenStack. They are on the host's networks, with the host's Docker, MTU, mirrors, certificates and proxy."""
+
+    plugin: Annotated[str, AfterValidator(_plugin)]
+    """The plugin as an OCI image with its version: ghcr.io/sardinasystems/fleeting-plugin-openstack:<version>."""
+    flavor: NonEmpty | None = None
+    """Flavor of workers, by name or id; the host's when absent."""
+    image: NonEmpty | None = None
+    """Image of workers, by name or id; the host's when absent. One with Docker inside starts jobs sooner."""
+    capacity_per_instance: int = Field(1, ge=1)
+    """Jobs at once on one worker."""
+    max_instances: int = Field(ge=1)
+    """Workers at once, for each host that the runner lives on."""
+    max_use_count: int = Field(1, ge=0)
+    """Jobs that a worker takes before it is removed: with 1 no job finds anything of another; 0 is any number."""
+    policies: tuple[AutoscalerPolicy, ...] = (AutoscalerPolicy(),)
+    """How many workers are kept ready; a change is taken up without a restart. A change of anything else makes a new
+    manager, and the old one ends its jobs first."""
+    roles: tuple[NonEmpty, ...] = ("member",)
+    """Roles in the project of the application credential by which the plugin makes workers; all of the user's when
+    empty."""
+    access_rules: Flag = True
+    """Limit that credential to the API calls that the plugin makes; false for a cloud whose services know no access
+    rules."""
+
+
 class Runner(_Model):
     """One runner: where it belongs in GitLab, which jobs it takes and how they run."""
 
@@ -498,6 +554,11 @@ class Runner(_Model):
     expiry_warning_days: int = Field(14, ge=0)
     """From how many days before its token expires on the preview warns; where GitLab's administrators let runner tokens
     expire."""
+    executor: Literal["docker", "autoscaler"] = "docker"
+    """Where jobs run: in Docker on the runner's own hosts, or in Docker on workers that come and go (GitLab Runner's
+    docker-autoscaler)."""
+    autoscaler: Autoscaler | None = None
+    """The workers of `executor: autoscaler`."""
     hosts: tuple[HostReference, ...] = ()
     """Hosts that it lives on, by their numbers (`2`) or names (`<stack>-2`); all when empty. One registration, a
     manager on each."""
@@ -549,6 +610,16 @@ class Runner(_Model):
             raise ValueError(
                 "has no tags and takes no untagged jobs, so it would never get one; set tags or runUntagged"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _executor_fits(self) -> Self:
+        if self.executor == "autoscaler" and self.autoscaler is None:
+            raise ValueError("executor: autoscaler needs autoscaler, with plugin and maxInstances")
+        if self.executor == "docker" and self.autoscaler is not None:
+            raise ValueError("autoscaler is only there for executor: autoscaler")
+        if self.autoscaler is not None and self.limit is not None:
+            raise ValueError("limit follows from autoscaler.maxInstances and capacityPerInstance; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -706,6 +777,13 @@ class Settings(_Model):
                 f"host.prune.olderThanHours: {prune.older_than_hours}: is shorter than the longest maximumTimeout "
                 f"({longest} s), so containers of running jobs could go"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _workers_in_a_cloud(self) -> Self:
+        for name, runner in self.runners.items():
+            if runner.executor == "autoscaler" and not isinstance(self.host, OpenStackHost):
+                raise ValueError(f"runners.{name}.executor: autoscaler: needs host.kind: openstack")
         return self
 
     @model_validator(mode="after")

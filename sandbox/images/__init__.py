@@ -39,6 +39,12 @@ PULL_TIMEOUT_S = 900.0  # for the image to arrive, about 300 MB
 _HELPERS = "usr/lib/gitlab-runner/helper-images"
 _HELPER_ARCHITECTURE = {"amd64": "x86_64"}
 _RUN_ARGUMENTS = b'#!/bin/sh\nexec "$@"\n'
+# GitLab's image begins with a script that ends in gitlab-runner. What is built here runs no plugins, and installs none.
+_ENTRYPOINT = b"""\
+#!/bin/sh
+[ "$1 $2" = "fleeting install" ] || exec gitlab-runner "$@"
+echo "no plugin is installed: autoscaling is left out of this GitLab Runner"
+"""
 _HELPER_SCRIPTS = {
     "usr/bin/dumb-init": _RUN_ARGUMENTS,
     "entrypoint": _RUN_ARGUMENTS,
@@ -169,6 +175,7 @@ class MadeImage:
         # Docker goes by the content, not by the name; for xz it needs a program that a machine may not have.
         packed = gzip.compress(root_file_system(busybox, helper), compresslevel=1, mtime=0)
         return {
+            "entrypoint": _ENTRYPOINT,
             "usr/bin/gitlab-runner": built.runner.read_bytes(),
             f"{_HELPERS}/prebuilt-alpine-{machine}.tar.xz": packed,
         }

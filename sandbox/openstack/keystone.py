@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 import secrets
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,9 @@ _SERVICES = (
     ("block-storage", "cinder", "/volume/v3"),
     ("object-store", "swift", "/object-store/v1/AUTH_{project}"),
 )
+
+# The service types by the first parts of paths.
+_SERVICE_TYPES = {path.split("/")[1]: kind for kind, _, path in _SERVICES}
 
 _TITLES = {400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found", 409: "Conflict"}
 
@@ -76,9 +80,21 @@ class Keystone:
     def caller(self, request: web.Request) -> Caller | None:
         """Whose request this is, going by X-Auth-Token; None for a token that is missing, unknown or expired."""
         token = self._token(request.headers.get("X-Auth-Token", ""))
-        if token is None:
+        if token is None or not self._is_allowed(request, token):
             return None
         return Caller(token["user_id"], token["project_id"] or "", tuple(role["name"] for role in ROLES))
+
+    def _is_allowed(self, request: web.Request, token: Document) -> bool:
+        """As keystonemiddleware does it: a rule has the service's type, the method and a pattern of the path."""
+        credential = self._store.get("keystone.application_credential", token.get("credential_id") or "")
+        rules = credential.get("access_rules") if credential is not None else None
+        if rules is None:
+            return True
+        service = _SERVICE_TYPES.get(request.path.split("/")[1], "")
+        return any(
+            (rule["service"], rule["method"]) == (service, request.method) and _fits(request.path, rule["path"])
+            for rule in rules
+        )
 
     def _token(self, token: str) -> Document | None:
         found = self._store.get("keystone.token", hashed(token))
@@ -103,6 +119,7 @@ class Keystone:
             raise ApiError(400, "Invalid input for field 'identity': 'methods' is a required property")
         methods = identity["methods"]
         project_id: str | None = None
+        credential: Document | None = None
         if methods == ["password"]:
             user = self._user_by_password(identity.get("password", {}).get("user", {}))
         elif methods == ["token"]:
@@ -123,7 +140,7 @@ class Keystone:
             project_id = self._project_in_scope(scope["project"], user)["id"]
         elif project_id is None and scope != "unscoped" and not isinstance(scope, dict):
             project_id = user["default_project_id"]
-        return self._issue(request, user, project_id, methods)
+        return self._issue(request, user, project_id, methods, credential)
 
     def _user_by_password(self, given: Document) -> Document:
         for user in self._store.list("keystone.user"):
@@ -151,7 +168,14 @@ class Keystone:
                 return project
         raise _refused()
 
-    def _issue(self, request: web.Request, user: Document, project_id: str | None, methods: list[str]) -> web.Response:
+    def _issue(
+        self,
+        request: web.Request,
+        user: Document,
+        project_id: str | None,
+        methods: list[str],
+        credential: Document | None,
+    ) -> web.Response:
         issued = datetime.now(UTC)
         for old in self._store.list("keystone.token"):
             if old["expires_at"] <= _time(issued):
@@ -162,6 +186,7 @@ class Keystone:
             "user_id": user["id"],
             "project_id": project_id,
             "methods": methods,
+            "credential_id": credential["id"] if credential is not None else None,
             "audit_id": secrets.token_urlsafe(16),
             "issued_at": _time(issued),
             "expires_at": _time(issued + _LIFETIME),
@@ -257,6 +282,14 @@ class Keystone:
         given = await json_body(request, "application_credential")
         if not isinstance(given.get("name"), str):
             raise ApiError(400, "Invalid input for field 'name': a name is required.")
+        if self._is_restricted(request):
+            message = "Using method 'application_credential' is not allowed for managing additional application "
+            raise ApiError(403, f"{message}credentials.")
+        named = [role.get("name", role.get("id")) for role in given.get("roles") or ROLES]
+        roles = [role for role in ROLES if role["name"] in named or role["id"] in named]
+        for name in named:
+            if not any(name in (role["name"], role["id"]) for role in ROLES):
+                raise ApiError(404, f"Could not find role: {name}.")
         if any(credential["name"] == given["name"] for credential in self._own(request)):
             details = f"Duplicate entry found with name {given['name']}."
             raise ApiError(409, f"Conflict occurred attempting to store application_credential - {details}")
@@ -270,7 +303,8 @@ class Keystone:
             "project_id": caller.project_id,
             "expires_at": None,
             "unrestricted": bool(given.get("unrestricted", False)),
-            "roles": list(ROLES),
+            "roles": roles,
+            "access_rules": _rules(given["access_rules"]) if "access_rules" in given else None,
         }
         self._store.put("keystone.application_credential", credential["id"], credential)
         return web.json_response(
@@ -280,6 +314,12 @@ class Keystone:
     async def _delete_credential(self, request: web.Request) -> web.Response:
         self._store.delete("keystone.application_credential", self._own_credential(request)["id"])
         return web.Response(status=204)
+
+    def _is_restricted(self, request: web.Request) -> bool:
+        """Whether the caller has logged in by an application credential that makes no others."""
+        token = self._token(request.headers.get("X-Auth-Token", "")) or {}
+        credential = self._store.get("keystone.application_credential", token.get("credential_id") or "")
+        return credential is not None and not credential["unrestricted"]
 
     def _own(self, request: web.Request) -> list[Document]:
         if request.match_info["user_id"] != caller_of(request).user_id:
@@ -398,4 +438,20 @@ def _project_view(project: Document) -> Document:
 
 
 def _credential_view(credential: Document) -> Document:
-    return {name: value for name, value in credential.items() if name not in ("secret", "user_id")}
+    view = {name: value for name, value in credential.items() if name not in ("secret", "user_id")}
+    # Shown only where there are some.
+    return view if view.get("access_rules") else {name: view[name] for name in view if name != "access_rules"}
+
+
+def _rules(given: Any) -> list[Document]:
+    fields = ("path", "method", "service")
+    if not isinstance(given, list) or not all(isinstance(rule.get(name), str) for rule in given for name in fields):
+        raise ApiError(400, "Invalid input for field 'access_rules': path, method and service are needed.")
+    return [{"id": uuid.uuid4().hex, **{name: rule[name] for name in fields}} for rule in given]
+
+
+def _fits(path: str, pattern: str) -> bool:
+    """`*` is anything in one part of a path, `**` in all (Keystone docs, "Access Rules")."""
+    parts = re.split(r"(\*\*|\*)", pattern)
+    expression = "".join({"**": ".*", "*": "[^/]+"}.get(part, re.escape(part)) for part in parts)
+    return re.fullmatch(expression, path) is not None

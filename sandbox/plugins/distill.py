@@ -15,6 +15,7 @@ RESOURCES = {
     "gitlab": ("userRunner:UserRunner",),
     "openstack": (
         "blockstorage/volume:Volume",
+        "identity/applicationCredential:ApplicationCredential",
         "identity/ec2CredentialV3:Ec2CredentialV3",
         "instance:Instance",
         "keypair:Keypair",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tomli_w
 
+from renderers.autoscaler import Autoscaler, Policy, Worker, autoscaler_table
 from renderers.config_toml import Cache, ConfigToml, Dind, Limits, config_toml
 from settings.advanced import known_keys
 from tests.engine.harness import Sandbox
@@ -80,6 +81,24 @@ def complaints(sandbox: Sandbox, text: str) -> str:
         return "\n".join(line for line in lines if "WARNING" not in line) if status else ""
     finally:
         container.remove(v=True)
+
+
+@pytest.fixture
+def workers() -> ConfigToml:
+    worker = Worker(
+        "app-worker", "flavor", "image", ["network"], "debian", 22, "#cloud-config\n", 900, {"key": "value"}
+    )
+    policy = Policy(["* 8-17 * * mon-fri"], "Europe/Berlin", 2, 600)
+    plugin = "registry.example/fleeting-plugin-openstack:1.2.3"
+    scaler = Autoscaler(plugin, "group", 1, 5, 1, [policy], worker, "key", "security-group")
+    return ConfigToml(**vars(PLAIN) | {"autoscaler": autoscaler_table(scaler)})
+
+
+def test_gitlab_runner_knows_all_of_workers_but_what_is_the_plugins(sandbox: Sandbox, workers: ConfigToml) -> None:
+    lines = complaints(sandbox, config_toml(workers)).splitlines()
+    # Of a plugin's tables it knows nothing; see tests/unit/autoscaler_keys.tsv.
+    assert [line for line in lines if "unknown key:" in line and "plugin_config.server_spec" not in line] == []
+    assert "runners.autoscaler.plugin_config.server_spec.imageRef" in "".join(lines)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 from clients import ClientError
 from clients.gitlab import GitLab
 from clients.lookups import Lookups, look_up
-from clients.openstack import Catalogue, Endpoint, connect
+from clients.openstack import Catalogue, CloudAccess, Endpoint, connect
 from sandbox.openstack import keystone
 from settings import Settings
 from tests.sandbox.inprocess import InProcess
@@ -96,6 +96,16 @@ def looked_up(
 )
 def test_a_name_that_the_cloud_does_not_know(clouds: InProcess, host: dict[str, Any], line: str) -> None:
     assert line in looked_up(clouds, host)
+
+
+def test_workers_are_looked_up_as_their_hosts_are(clouds: InProcess) -> None:
+    scaler = {"plugin": "registry.example/fleeting-plugin-openstack:1.2.3", "maxInstances": 2, "flavor": "m1.large"}
+    runner = {"project": 100, "tags": ["docker"], "executor": "autoscaler"}
+    lookups = found(clouds, {"host": HOST, "runners": {"app": runner | {"autoscaler": scaler}}})
+    assert lookups.workers == {"app": replace(lookups.machines["sandbox-1"], flavor_id="4")}
+    assert lookups.cloud == CloudAccess(clouds.auth_url, None, "public", "/compute/v2.1", "/image")
+    wrong = looked_up(clouds, executor="autoscaler", autoscaler=scaler | {"flavor": "m1.larg"})
+    assert wrong == "flavor m1.larg: does not exist in this cloud; did you mean m1.large or m1.small?"
 
 
 def test_each_machine_is_made_of_what_it_has_and_a_name_is_looked_up_once(clouds: InProcess) -> None:

@@ -729,6 +729,23 @@ def test_a_container_goes_only_when_it_is_empty(object_store: Any, create: Creat
         object_store.get_container_metadata(container.name)
 
 
+def test_an_application_credential_keeps_its_rules(cloud: Cloud) -> None:
+    user = cloud.current_user_id
+    name = f"contract-{uuid.uuid4().hex[:12]}"
+    rule = {"service": "compute", "method": "GET", "path": "/v2.1/servers/*"}
+    made = cloud.identity.create_application_credential(user, name, access_rules=[rule])
+    try:
+        found = cloud.identity.get_application_credential(user, made.id)
+        assert [{key: each[key] for key in rule} for each in found.access_rules] == [rule]
+        assert [each.id for each in cloud.identity.application_credentials(user, name=name)] == [made.id]
+        with pytest.raises(ConflictException):
+            cloud.identity.create_application_credential(user, name)
+    finally:
+        cloud.identity.delete_application_credential(user, made.id)
+    with pytest.raises(NotFoundException):
+        cloud.identity.get_application_credential(user, made.id)
+
+
 def test_an_ec2_credential_is_made_found_and_deleted(cloud: Cloud) -> None:
     path = f"/users/{cloud.current_user_id}/credentials/OS-EC2"
     made = cloud.identity.post(path, json={"tenant_id": cloud.current_project_id})

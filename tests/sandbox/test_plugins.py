@@ -48,6 +48,7 @@ GROUP = "openstack:networking/secGroup:SecGroup"
 RULE = "openstack:networking/secGroupRule:SecGroupRule"
 DISK = "openstack:blockstorage/volume:Volume"
 BUCKET = "openstack:objectstorage/container:Container"
+APPLICATION_CREDENTIAL = "openstack:identity/applicationCredential:ApplicationCredential"
 EC2 = "openstack:identity/ec2CredentialV3:Ec2CredentialV3"
 TIMEOUT_S = 20
 
@@ -719,6 +720,23 @@ def test_the_life_of_an_ec2_credential(cloud: Client) -> None:
     cloud.delete(EC2, state["access"], state)
     cloud.delete(EC2, state["access"], state)
     assert cloud.read(EC2, state["access"], state, {})[0] == ""
+
+
+def test_the_life_of_an_application_credential(cloud: Client) -> None:
+    rules = [{"service": "compute", "method": method, "path": "/v2.1/servers"} for method in ("GET", "POST")]
+    wanted = {"name": "workers", "roles": ["reader", "member"], "accessRules": rules}
+    request = provider.CreateRequest(urn(APPLICATION_CREDENTIAL), property_map(wanted), 0, False)
+    made = asyncio.run(cloud.plugin.create(request))
+    assert made.properties["secret"].is_secret
+    state, id = plain_map(made.properties), str(made.resource_id)
+    unchanged(cloud, APPLICATION_CREDENTIAL, id, state, wanted)
+    assert cloud.plan(APPLICATION_CREDENTIAL, state, wanted | {"roles": ["member", "reader"]}) == "same"
+    assert cloud.plan(APPLICATION_CREDENTIAL, state, wanted | {"roles": ["member"]}) == "replace: roles"
+    assert cloud.plan(APPLICATION_CREDENTIAL, state, wanted | {"name": "other"}) == "replace: name"
+    assert "accessRules" in cloud.plan(APPLICATION_CREDENTIAL, state, wanted | {"accessRules": rules[:1]})
+    cloud.delete(APPLICATION_CREDENTIAL, id, state)
+    cloud.delete(APPLICATION_CREDENTIAL, id, state)
+    assert cloud.read(APPLICATION_CREDENTIAL, id, state, {})[0] == ""
 
 
 def test_a_key_pair_without_a_public_key_brings_a_private_one(cloud: Client) -> None:

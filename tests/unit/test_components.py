@@ -14,7 +14,7 @@ import yaml
 from pulumi.runtime import mocks, rpc, settings
 
 from clients.lookups import Lookups, Machine
-from clients.openstack import Endpoint
+from clients.openstack import CloudAccess, Endpoint
 from components.fleet import Fleet, FleetArgs, Shared
 from settings import (
     DockerHost,
@@ -54,6 +54,7 @@ class Registered(pulumi.runtime.Mocks):
             "docker:index/volume:Volume": {"name": args.name, "mountpoint": f"/volumes/{args.name}"},
             "docker:index/remoteImage:RemoteImage": {"imageId": "sha256:1"},
             "docker:index/container:Container": {"name": args.name},
+            "openstack:identity/applicationCredential:ApplicationCredential": {"secret": "made-secret"},
             "openstack:identity/ec2CredentialV3:Ec2CredentialV3": {"access": "made-access", "secret": "made-secret"},
             "pulumi-python:dynamic/ssh:HostKey": {"private_key": "PRIVATE\n", "public_key": HOST_KEY},
         }
@@ -117,6 +118,7 @@ HOST = OpenStackHost(
 
 
 RUNNER = Runner(project=1, tags=("docker",))
+WORKER = Machine("worker-flavor", "worker-image", ["network-id"], 1450)
 
 
 def declare(
@@ -137,7 +139,13 @@ def declare(
         project="gitlab-runners",
         stack="dev",
         settings=Settings(host=host, runners=runners or {"app": RUNNER}, manager=Manager(), cache=cache),
-        lookups=Lookups(machines, {"app": "https://gitlab.example/team/app/-/runners"}, cache_endpoint=endpoint),
+        lookups=Lookups(
+            machines,
+            {"app": "https://gitlab.example/team/app/-/runners"},
+            cache_endpoint=endpoint,
+            workers={name: WORKER for name, runner in runners.items() if runner.autoscaler is not None},
+            cloud=CloudAccess("https://keystone.example/v3", "one", "public", "/compute/v2.1", "/image", ca="CA\n"),
+        ),
         leftovers=NoLeftovers(),  # type: ignore[arg-type]
         gitlab_config={"baseUrl": "https://gitlab.example/api/v4/", "token": "glpat-secret"},
         gitlab_url="https://gitlab.example",

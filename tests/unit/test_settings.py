@@ -25,6 +25,7 @@ HOST: dict[str, Any] = {
     "sshFrom": ["192.0.2.0/24"],
 }
 RUNNER: dict[str, Any] = {"project": 1, "tags": ["docker"]}
+SCALER: dict[str, Any] = {"plugin": "ghcr.io/sardinasystems/fleeting-plugin-openstack:1.2.3", "maxInstances": 5}
 
 
 def loaded(stack: str = "dev", **config: Any) -> Settings:
@@ -223,6 +224,38 @@ def test_the_cache_is_set_in_one_place() -> None:
         (
             {"host": {"kind": "docker", "url": "unix:///run/docker.sock", "overrides": {"1": {}}}},
             "host.overrides: is only there for kind: openstack",
+        ),
+        (
+            {"runners": {"app": RUNNER | {"executor": "autoscaler"}}},
+            "runners.app: executor: autoscaler needs autoscaler, with plugin and maxInstances",
+        ),
+        ({"runners": {"app": RUNNER | {"autoscaler": SCALER}}}, "autoscaler is only there for executor: autoscaler"),
+        (
+            {"runners": {"app": RUNNER | {"executor": "autoscaler", "autoscaler": SCALER, "limit": 3}}},
+            "runners.app: limit follows from autoscaler.maxInstances and capacityPerInstance; leave it out",
+        ),
+        *[
+            (
+                {"runners": {"app": RUNNER | {"executor": "autoscaler", "autoscaler": SCALER | {"plugin": plugin}}}},
+                f'runners.app.autoscaler.plugin: "{plugin}": must be a reference with a version, like ghcr.io/',
+            )
+            for plugin in ("fleeting-plugin-openstack", "ghcr.io/x/fleeting-plugin-openstack:latest")
+        ],
+        (
+            {
+                "runners": {
+                    "app": RUNNER
+                    | {"executor": "autoscaler", "autoscaler": SCALER | {"policies": [{"timezone": "Berlin"}]}}
+                }
+            },
+            'runners.app.autoscaler.policies[0].timezone: "Berlin": is not a time zone; write one like UTC or Europe/',
+        ),
+        (
+            {
+                "host": {"kind": "docker", "url": "unix:///run/docker.sock"},
+                "runners": {"app": RUNNER | {"executor": "autoscaler", "autoscaler": SCALER}},
+            },
+            "runners.app.executor: autoscaler: needs host.kind: openstack",
         ),
         ({"host": {"kind": "podman"}}, "host.kind: must be openstack or docker"),
         ({"host": {key: value for key, value in HOST.items() if key != "image"}}, "host.image: is missing"),
@@ -497,7 +530,7 @@ def test_keys_of_config_toml_without_a_setting_go_through() -> None:
         ({"docker": {"services_tmpfs": {"/tmp": 1}}}, "docker.services_tmpfs: must be a map of texts"),
         ({"feature_flags": {"FF_USE_FASTZIP": "yes"}}, "feature_flags: must be a map of true or false"),
         ({"token": "glrt-x"}, "token: is set by the program: GitLab gives it"),
-        ({"executor": "shell"}, "executor: is set by the program: it is always docker"),
+        ({"executor": "shell"}, "executor: is set by executor"),
         ({"limit": 3}, "limit: is set by limit"),
         ({"docker": {"image": "x"}}, "docker.image: is set by image"),
         ({"docker": {"memory": "2g"}}, "docker.memory: is set by jobLimits.memory"),

@@ -7,6 +7,7 @@ from ..common import Function, Plugin, PluginError, Resource
 from ..values import Plain
 from .cloud import Cloud, Gone, given, message_of, only
 from .compute import Instance, Keypair, ServerGroup
+from .identity import ApplicationCredential
 from .networking import FloatingIp, FloatingIpAssociate, Port, SecGroup, SecGroupRule
 from .storage import Container, Ec2Credential, Volume
 
@@ -53,6 +54,7 @@ class OpenStack(Plugin):
                 Volume,
                 Container,
                 Ec2Credential,
+                ApplicationCredential,
                 SecGroup,
                 SecGroupRule,
                 Port,
