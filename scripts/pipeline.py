@@ -103,7 +103,7 @@ def _job(stack: str, environment: str, approved: Sequence[str]) -> dict[str, Any
         "environment": {"name": f"{environment}/{stack}"},
         "resource_group": f"stack/{stack}",
         **by_hand,
-        "script": [f"make up STACK={stack} YES=1"],
+        "script": [f"make up STACK={stack} YES=1 POLICY=1"],
     }
 
 

@@ -245,6 +245,9 @@ class Jobs:
                     "job_execution_timeout",
                     "image_pull_failure",
                     "runner_configuration_error",
+                    "runner_external_dependency_failure",
+                    "runner_interrupted",
+                    "job_canceled",
                 ],
             },
         }

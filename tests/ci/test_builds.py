@@ -173,4 +173,4 @@ def test_buildah_runs_commands_only_where_it_may_make_namespaces(site: Site, oth
 def test_rootless_builds_are_for_the_named_images(site: Site, others: ProjectFolder) -> None:
     refused = site.run(site.job(others, "pull"), ROOTLESS)
     assert refused.status == "failed"
-    assert f'the "{CLI_IMAGE}" image is not present on list of allowed images' in refused.trace
+    assert f'The "{CLI_IMAGE}" image is not present on list of allowed images' in refused.trace

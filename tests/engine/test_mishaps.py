@@ -82,7 +82,7 @@ def test_jobs_are_aborted_where_the_environment_names_the_stack(fresh: Project, 
     fresh.environment["ABORT_JOBS"] = "sandbox"
     assert "ABORT_JOBS=sandbox: jobs" in fresh.run("preview", "--stack=sandbox", config=True).output
     fresh.destroy()
-    assert sandbox.job(running)["failure_reason"] == "runner_system_failure"
+    assert sandbox.job(running)["failure_reason"] == "runner_interrupted"
     assert sandbox.inventory() == NOTHING
     assert not [network.name for network in sandbox.docker.networks.list() if "-job-" in (network.name or "")]
 

@@ -65,7 +65,8 @@ def test_a_stack_and_its_job_lose_nothing(sandbox: Sandbox, project: Project, pr
     sandbox.docker.volumes.prune({"all": True})
     project.up()
     job = sandbox.put_job(["for i in $(seq 100); do [ -e /tmp/end ] && break; sleep 0.2; done"])
-    of_job: dict[str, str | list[str] | bool] = {"label": f"{LABEL}.job.id={job}", "status": "running"}
+    labels = [f"{LABEL}.job.id={job}", f"{LABEL}.type=build"]
+    of_job: dict[str, str | list[str] | bool] = {"label": labels, "status": "running"}
     wait_until(lambda: bool(sandbox.docker.containers.list(filters=of_job)), "the job's container")
     used = containers(sandbox), volumes(sandbox)
     assert "created" in used[0].values()

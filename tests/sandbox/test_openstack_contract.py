@@ -582,7 +582,9 @@ def test_limits_tell_what_may_be_used_and_what_is(
     before = used()
     group = create("server_group", policy="anti-affinity")
     create("security_group")
-    create("server", networks=[{"uuid": network.id}], scheduler_hints={"group": group.id}, **server_attributes)
+    hints = {"group": group.id}
+    # Nova counts a server once its cell has it.
+    _wait(cloud, create("server", networks=[{"uuid": network.id}], scheduler_hints=hints, **server_attributes))
     flavor = cloud.compute.get_flavor(server_attributes["flavor_id"])
     more = {"instances": 1, "cores": flavor.vcpus, "ram": flavor.ram, "server groups": 1}
     # A new group lets everything out, by IPv4 and by IPv6.

@@ -33,7 +33,7 @@ def test_each_stack_has_a_job_in_the_stage_of_its_environment() -> None:
         "stage": "dev",
         "environment": {"name": "dev/app-dev"},
         "resource_group": "stack/app-dev",
-        "script": ["make up STACK=app-dev YES=1"],
+        "script": ["make up STACK=app-dev YES=1 POLICY=1"],
     }
 
 
