@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from threading import Lock
 from typing import Any, Literal
 
 import gitlab
@@ -14,6 +15,7 @@ from clients import ClientError
 Scope = Literal["project_type", "group_type", "instance_type"]
 _DEFAULT_BASE_URL = "https://gitlab.com/api/v4"
 _TIMEOUT_SECONDS = 60
+_MOST_PER_PAGE = 100
 CONFIGURATION = ("baseUrl", "token", "insecure", "cacertFile")
 """Keys of the provider's configuration that `GitLab` and `instance_url` take."""
 # The scopes that let a token create a runner, and read, change and delete it (GitLab docs, "Personal access tokens").
@@ -52,6 +54,9 @@ class GitLab:
         verify = False if config.get("insecure") == "true" else config.get("cacertFile", True)
         self._client = gitlab.Gitlab(url, private_token=token, ssl_verify=verify, timeout=_TIMEOUT_SECONDS)
         self._scopes: set[str] | None = None
+        self._pages: dict[tuple[Scope, int | None], str | None] = {}
+        self._unused: dict[tuple[Scope, int | None], list[dict[str, Any]]] = {}
+        self._listing = Lock()
 
     def check_token(self) -> None:
         """Checks that GitLab answers and that the token's scopes allow to create and manage runners."""
@@ -75,16 +80,22 @@ class GitLab:
         return self._scopes is None or bool(_LIST & self._scopes)
 
     def unused_runners(self, scope: Scope, owner: int | None, description: str) -> list[int]:
-        """Ids of runners with this exact description that no manager has ever contacted.
+        """Ids of runners with this exact description that no manager had contacted when this was first asked.
 
-        `owner` is the project's or group's id, None for instance runners.
+        `owner` is the project's or group's id, None for instance runners. Each owner's are listed once: the runners
+        that are registered in the meantime would make the list longer for each of them.
         """
         path = {"project_type": f"/projects/{owner}/runners", "group_type": f"/groups/{owner}/runners"}.get(
             scope, "/runners/all"
         )
-        with self._explained():
-            runners = self._client.http_list(path, get_all=True, type=scope, status="never_contacted")
-            return [runner["id"] for runner in runners if runner["description"] == description]
+        with self._listing, self._explained():
+            if (scope, owner) not in self._unused:
+                self._unused[scope, owner] = list(
+                    self._client.http_list(
+                        path, get_all=True, per_page=_MOST_PER_PAGE, type=scope, status="never_contacted"
+                    )
+                )
+            return [runner["id"] for runner in self._unused[scope, owner] if runner["description"] == description]
 
     def has_running_jobs(self, runner: int) -> bool:
         """Whether a runner has jobs that run; one that is gone has none."""
@@ -124,10 +135,15 @@ class GitLab:
             self._client.runners.delete(runner)
 
     def runners_url(self, scope: Scope, owner: int | None) -> str | None:
-        """URL below which the pages of an owner's runners lie; `owner` as in `unused_runners`.
+        """URL below which the pages of an owner's runners lie; `owner` as in `unused_runners`. Each is asked for once.
 
         It needs the path of the project or group, which only a token with read_api may read: else it is None.
         """
+        if (scope, owner) not in self._pages:
+            self._pages[scope, owner] = self._runners_url(scope, owner)
+        return self._pages[scope, owner]
+
+    def _runners_url(self, scope: Scope, owner: int | None) -> str | None:
         if scope == "instance_type":
             return f"{self.url}/admin/runners"
         kind = "project" if scope == "project_type" else "group"

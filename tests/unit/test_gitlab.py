@@ -32,6 +32,28 @@ def asked(
     return client.token_expiry(7), paths
 
 
+def test_what_an_owner_has_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = GitLab(URL, {"token": "glpat-x"}, {})
+    paths: list[str] = []
+
+    def get(path: str) -> dict[str, Any]:
+        paths.append(path)
+        return {"web_url": f"{URL}{path}"}
+
+    def listed(path: str, **_: Any) -> list[dict[str, Any]]:
+        paths.append(path)
+        return [{"id": 7, "description": "dev app"}, {"id": 8, "description": "dev web"}]
+
+    monkeypatch.setattr(client._client, "http_get", get)
+    monkeypatch.setattr(client._client, "http_list", listed)
+    assert [client.runners_url("project_type", owner) for owner in (1, 2, 1)] == [
+        f"{URL}/projects/{owner}/-/runners" for owner in (1, 2, 1)
+    ]
+    found = [client.unused_runners("project_type", 1, description) for description in ("dev app", "dev web", "other")]
+    assert found == [[7], [8], []]
+    assert paths == ["/projects/1", "/projects/2", "/projects/1/runners"]
+
+
 def test_the_runners_api_tells_when_a_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {"id": 7, "token_expires_at": "2026-12-01T12:00:00.000Z"}
     assert asked(monkeypatch, known, {"manage_runner"}) == (EXPIRY, ["/runners/7"])
