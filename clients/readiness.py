@@ -1,6 +1,7 @@
 """A host's Docker Engine: waiting until it answers, and removing what an interrupted update left there."""
 
 import asyncio
+import json
 import shlex
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,8 +12,6 @@ from urllib.parse import urlsplit
 
 import docker
 from docker.errors import DockerException
-from docker.models.containers import Container
-from docker.models.volumes import Volume
 from docker.tls import TLSConfig
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_fixed
 
@@ -43,6 +42,9 @@ if systemctl is-failed --quiet mount-docker-volume.service 2>/dev/null; then
 fi
 docker version --format '{{{{.Server.Version}}}}'"""
 _DOCKER_ANSWERS = "docker version --format '{{.Server.Version}}'"
+
+
+Kind = Literal["container", "volume"]
 
 
 class _NotYet(Exception):
@@ -134,46 +136,79 @@ async def engine_ready(host: DockerHost, options: Sequence[str], report: Callabl
     )
 
 
-async def remove_unused(
-    host: DockerHost | Machine, options: Sequence[str], kind: Literal["container", "volume"], labels: Mapping[str, str]
-) -> list[str]:
-    """Removes containers that were never started, or volumes that no container uses, with all of the labels.
+class Remnants:
+    """What an interrupted update can have left on a host's Docker Engine. `options` are for `ssh` to a DockerHost."""
 
-    `options` are for `ssh` to a DockerHost. Returns names or ids of what is removed. Raises ClientError.
-    """
-    if isinstance(host, DockerHost) and not host.url.startswith("ssh://"):
-        try:
-            return await asyncio.to_thread(_remove_unused, host, kind, labels)
-        except DockerException as error:
-            raise ClientError(f"Docker at {host.url}: {_line(str(error))}") from error
-    if isinstance(host, DockerHost):
-        url = urlsplit(host.url)
-        address, login = url.hostname or "", Login(url.username, url.port, options)
-    else:
-        address, login = host.address, host.ssh
-    which = ["--filter", "status=created" if kind == "container" else "dangling=true"]
-    for label, value in labels.items():
-        which += ["--filter", f"label={label}={value}"]
-    listing, removal = ("ps --all", "rm --volumes") if kind == "container" else ("volume ls", "volume rm")
-    answer = await run(address, login, f"docker {listing} --quiet {shlex.join(which)} | xargs -r docker {removal}")
-    if answer.status != 0:
-        raise ClientError(f"{address}: cannot look for what an interrupted update left: {_line(answer.error)}")
-    return answer.output.split()
-
-
-def _remove_unused(host: DockerHost, kind: Literal["container", "volume"], labels: Mapping[str, str]) -> list[str]:
-    filters: dict[str, str | list[str] | bool] = {"label": [f"{label}={value}" for label, value in labels.items()]}
-    with _client(host) as client:
-        found: list[Container] | list[Volume]
-        if kind == "container":
-            found = client.containers.list(all=True, filters=filters | {"status": "created"})
-            for container in found:
-                container.remove(v=True)
+    def __init__(self, host: DockerHost | Machine, options: Sequence[str]) -> None:
+        self._engine: DockerHost | None = None
+        self._at = ""
+        if isinstance(host, Machine):
+            self._at, self._login = host.address, host.ssh
+        elif host.url.startswith("ssh://"):
+            url = urlsplit(host.url)
+            self._at, self._login = url.hostname or "", Login(url.username, url.port, options)
         else:
-            found = client.volumes.list(filters=filters | {"dangling": True})
-            for volume in found:
-                volume.remove()
-        return [str(thing.name) for thing in found]
+            self._engine = host
+
+    async def unused(self, kind: Kind, label: tuple[str, str]) -> dict[str, dict[str, str]]:
+        """Containers that were never started, or volumes that no container uses, with a label: their labels, by id.
+
+        Raises ClientError.
+        """
+        which = {"container": {"status": "created"}, "volume": {"dangling": "true"}}[kind]
+        which["label"] = "=".join(label)
+        if self._engine is not None:
+            with _explained(self._engine):
+                return await asyncio.to_thread(_unused, self._engine, kind, which)
+        filters = shlex.join(part for key, value in which.items() for part in ("--filter", f"{key}={value}"))
+        listing, labels = {
+            "container": ("ps --all", "{{.Id}} {{json .Config.Labels}}"),
+            "volume": ("volume ls", "{{.Name}} {{json .Labels}}"),
+        }[kind]
+        inspect = f"xargs -r docker {kind} inspect --format {shlex.quote(labels)}"
+        lines = await self._docker(f"{listing} --quiet {filters} | {inspect}")
+        found = (line.partition(" ") for line in lines.splitlines())
+        return {id_: json.loads(labels) or {} for id_, _, labels in found}
+
+    async def remove(self, kind: Kind, id_: str) -> None:
+        """Removes a container that was never started, or a volume. Raises ClientError."""
+        if self._engine is not None:
+            with _explained(self._engine):
+                await asyncio.to_thread(_remove, self._engine, kind, id_)
+        else:
+            await self._docker({"container": "rm --volumes ", "volume": "volume rm "}[kind] + shlex.quote(id_))
+
+    async def _docker(self, command: str) -> str:
+        answer = await run(self._at, self._login, f"docker {command}")
+        if answer.status != 0:
+            raise ClientError(f"{self._at}: cannot look for what an interrupted update left: {_line(answer.error)}")
+        return answer.output
+
+
+@contextmanager
+def _explained(host: DockerHost) -> Iterator[None]:
+    try:
+        yield
+    except DockerException as error:
+        raise ClientError(f"Docker at {host.url}: {_line(str(error))}") from error
+
+
+def _unused(host: DockerHost, kind: Kind, which: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    filters: dict[str, str | list[str] | bool] = dict(which)
+    with _client(host) as client:
+        if kind == "container":
+            containers = client.containers.list(all=True, filters=filters)
+            return {container.id or "": container.labels for container in containers}
+        volumes = client.volumes.list(filters=filters)
+        return {volume.name or "": volume.attrs["Labels"] or {} for volume in volumes}
+
+
+def _remove(host: DockerHost, kind: Kind, id_: str) -> None:
+    with _client(host) as client:
+        if kind == "container":
+            client.containers.get(id_).remove(v=True)
+        else:
+            client.volumes.get(id_).remove()
 
 
 def _version(host: DockerHost) -> str:

@@ -2,20 +2,22 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import pulumi
 import pulumi_docker as docker
 
-from clients.readiness import Machine, machine_ready, remove_unused
+from clients.readiness import Kind, Machine, Remnants, machine_ready
 from clients.ssh import Login, ssh_options
 from components.leftovers import BROKEN_OFF
 from components.virtual_machine import VirtualMachine
 from settings import DockerHost, OpenStackHost, Ssh
 
+STACK_LABEL = "gitlab-runners.stack"
+"""Label of all that is made on a host: the stack's name."""
 # The first engine that knows default-network-opts (Docker Engine 24.0 release notes).
 OLDEST_WITH_NETWORK_OPTIONS = 24
-_UNUSED: dict[str, Literal["container", "volume"]] = {
+_UNUSED: dict[str, Kind] = {
     "docker:index/container:Container": "container",
     "docker:index/volume:Volume": "volume",
 }
@@ -61,6 +63,7 @@ class DockerConnection(pulumi.ComponentResource):
         self._name = name
         self._args = args
         self._gate: asyncio.Task[None] | None = None
+        self._unused: dict[Kind, asyncio.Future[dict[str, dict[str, str]]]] = {}
         hook = pulumi.ResourceHook(f"prepare-{name}", self._prepare)
         self._hooks = pulumi.ResourceHookBinding(before_create=[hook], before_update=[hook])
         host, machine = args.host, args.machine
@@ -121,8 +124,18 @@ class DockerConnection(pulumi.ComponentResource):
         kind = _UNUSED.get(args.type)
         if kind is not None and args.old_inputs is None:
             labels = {label["label"]: label["value"] for label in (args.new_inputs or {})["labels"]}
-            for removed in await remove_unused(host, options, kind, labels):
-                pulumi.log.warn(f"removed {kind} {removed}, which an interrupted update left on {self._name}")
+            await self._remove_remnants(Remnants(host, options), kind, labels)
+
+    async def _remove_remnants(self, remnants: Remnants, kind: Kind, labels: dict[str, str]) -> None:
+        if kind not in self._unused:
+            # Once for all of a kind, before the first of them is made.
+            stack = (STACK_LABEL, labels[STACK_LABEL])
+            self._unused[kind] = asyncio.ensure_future(remnants.unused(kind, stack))
+        unused = await self._unused[kind]
+        for id_ in [id_ for id_, found in unused.items() if labels.items() <= found.items()]:
+            await remnants.remove(kind, id_)
+            del unused[id_]
+            pulumi.log.warn(f"removed {kind} {id_}, which an interrupted update left on {self._name}")
 
     async def _reach(self) -> tuple[DockerHost | Machine, list[str]]:
         host, machine = self._args.host, self._args.machine

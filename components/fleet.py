@@ -10,7 +10,7 @@ import pulumi
 from clients.lookups import Lookups
 from clients.openstack import STACK_METADATA
 from components.cache import Cache, CacheArgs
-from components.docker_connection import DockerConnection, DockerConnectionArgs
+from components.docker_connection import STACK_LABEL, DockerConnection, DockerConnectionArgs
 from components.drain import SERVER_LABEL, Drain, DrainArgs
 from components.host_group import HostGroup, HostGroupArgs
 from components.leftovers import Leftovers
@@ -283,7 +283,7 @@ class Fleet(pulumi.ComponentResource):
 
     def _labels(self, host: _Host, runner: str) -> dict[str, pulumi.Input[str]]:
         labels: dict[str, pulumi.Input[str]] = {
-            "gitlab-runners.stack": self._args.stack,
+            STACK_LABEL: self._args.stack,
             RUNNER_LABEL: runner,
         }
         if self._args.shared is not None:
