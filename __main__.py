@@ -14,10 +14,11 @@ from clients.lookups import look_up
 from clients.openstack import Catalogue, connect
 from clients.quotas import check_quotas
 from clients.readiness import engine_ready
+from components.abort import ABORT_JOBS, aborts_jobs
 from components.docker_connection import options_for
 from components.fleet import Fleet, FleetArgs, Shared
 from components.leftovers import Leftovers
-from settings import ABORT_JOBS, DockerHost, OpenStackHost, SettingsError, aborts_jobs, effective, load
+from settings import DockerHost, OpenStackHost, SettingsError, effective, load
 
 # The language host takes this status as: the user has been told.
 USER_WAS_TOLD = 32

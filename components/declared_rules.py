@@ -6,14 +6,15 @@ next update removes them.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pulumi
-from openstack.network.v2.security_group_rule import SecurityGroupRule
 from pulumi.dynamic import CreateResult, DiffResult, ReadResult, Resource, UpdateResult
 
-from clients.openstack import explained
-from components.openstack_provider import OpenStackProvider
+from components.openstack_client import OpenStackProvider
+
+if TYPE_CHECKING:
+    from openstack.network.v2.security_group_rule import SecurityGroupRule
 
 
 class _DeclaredRulesProvider(OpenStackProvider):
@@ -21,8 +22,8 @@ class _DeclaredRulesProvider(OpenStackProvider):
         return CreateResult(str(props["group"]), props | {"undeclared": {}})
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        with explained():
-            rules = list(self.connect(props).network.security_group_rules(security_group_id=id_))
+        with self.openstack(props) as cloud:
+            rules = list(cloud.network.security_group_rules(security_group_id=id_))
         undeclared = {rule.id: _described(rule) for rule in rules if rule.id not in props["rules"]}
         return ReadResult(id_, props | {"undeclared": undeclared})
 
@@ -35,14 +36,13 @@ class _DeclaredRulesProvider(OpenStackProvider):
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         if _olds["undeclared"]:
-            with explained():
-                network = self.connect(_news).network
+            with self.openstack(_news) as cloud:
                 for rule in _olds["undeclared"]:
-                    network.delete_security_group_rule(rule)
+                    cloud.network.delete_security_group_rule(rule)
         return UpdateResult(_news | {"undeclared": {}})
 
 
-def _described(rule: SecurityGroupRule) -> str:
+def _described(rule: "SecurityGroupRule") -> str:
     ports = "-".join(str(port) for port in dict.fromkeys((rule.port_range_min, rule.port_range_max)) if port)
     peer = rule.remote_ip_prefix or rule.remote_group_id or "anywhere"
     way = "from" if rule.direction == "ingress" else "to"

@@ -16,10 +16,9 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, UpdateResult
 
 from clients import ClientError
-from clients.openstack import explained
 from clients.ssh import SSH_FAILED, Login, run
-from components.openstack_provider import OpenStackProvider
-from settings import ABORT_JOBS, aborts_jobs
+from components.abort import ABORT_JOBS, aborts_jobs
+from components.openstack_client import OpenStackProvider
 
 SERVER_LABEL = "gitlab-runners.server"
 """Label of every runner manager on a virtual machine: the machine's id."""
@@ -65,8 +64,8 @@ timeout {seconds} docker wait $managers >/dev/null"""
             )
 
     def _is_running(self, props: dict[str, Any]) -> bool:
-        with explained():
-            found = self.connect(props).compute.find_server(props["server"])
+        with self.openstack(props) as cloud:
+            found = cloud.compute.find_server(props["server"])
         return found is not None and found.status == "ACTIVE"
 
 

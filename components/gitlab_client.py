@@ -2,10 +2,12 @@
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from pulumi.dynamic import ConfigureRequest, ResourceProvider
+from pulumi.dynamic import Config, ConfigureRequest, ResourceProvider
 
-from clients.gitlab import CONFIGURATION, GitLab, instance_url
+if TYPE_CHECKING:
+    from clients.gitlab import GitLab
 
 
 class GitLabProvider(ResourceProvider):
@@ -14,14 +16,18 @@ class GitLabProvider(ResourceProvider):
     What the stack's layers say of it is in a resource's property `gitlab`.
     """
 
-    _gitlab: dict[str, str]
+    _config: Config
 
     def configure(self, req: ConfigureRequest) -> None:
-        found = {key: req.config.get(f"gitlab:{key}") for key in CONFIGURATION}
-        self._gitlab = {key: str(value) for key, value in found.items() if value is not None}
+        self._config = req.config
 
-    def gitlab(self, props: Mapping[str, object]) -> GitLab:
+    def gitlab(self, props: Mapping[str, object]) -> "GitLab":
         """A client for the resource with these properties. Raises ClientError."""
+        # Here, because every preview imports this module, and hardly any speaks to GitLab by it.
+        from clients.gitlab import CONFIGURATION, GitLab, instance_url  # noqa: PLC0415
+
+        found = {key: self._config.get(f"gitlab:{key}") for key in CONFIGURATION}
+        own = {key: str(value) for key, value in found.items() if value is not None}
         shared = props.get("gitlab")
-        config = {**(shared if isinstance(shared, dict) else {}), **self._gitlab}
+        config = {**(shared if isinstance(shared, dict) else {}), **own}
         return GitLab(instance_url(config, os.environ), config, os.environ)

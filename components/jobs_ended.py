@@ -15,8 +15,8 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, UpdateResult
 
+from components.abort import aborts_jobs
 from components.gitlab_client import GitLabProvider
-from settings import aborts_jobs
 
 _POLL_SECONDS = 2
 

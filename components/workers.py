@@ -10,8 +10,7 @@ from typing import Any
 import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, UpdateResult
 
-from clients.openstack import explained
-from components.openstack_provider import OpenStackProvider
+from components.openstack_client import OpenStackProvider
 from renderers.autoscaler import GROUP_KEY
 
 _SECONDS_TO_DELETE = 300
@@ -29,8 +28,8 @@ class _WorkersProvider(OpenStackProvider):
         return UpdateResult(dict(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
-        with explained():
-            compute = self.connect(_props).compute
+        with self.openstack(_props) as cloud:
+            compute = cloud.compute
             workers = [server for server in compute.servers() if server.metadata.get(GROUP_KEY) == _id]
             for server in workers:
                 compute.delete_server(server)

@@ -21,9 +21,10 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from components.abort import ABORT_JOBS, aborts_jobs
 from scripts.console import Failure, Step, failures_in_one_line
 from scripts.toolchain import ROOT, VENV, Toolchain
-from settings import ABORT_JOBS, SettingsError, aborts_jobs, effective
+from settings import SettingsError, effective
 from settings.layers import Layers, stack_file, stacks
 
 SANDBOX = "sandbox"

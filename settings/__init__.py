@@ -1,6 +1,5 @@
 """What a stack may say: typed, validated, and the only code that reads the stack's own configuration."""
 
-from settings.abort import ABORT_JOBS, aborts_jobs
 from settings.errors import SettingsError
 from settings.hosts import host_names, hosts_of, lives_on
 from settings.layers import Owner, effective
@@ -27,7 +26,6 @@ from settings.model import (
 )
 
 __all__ = [
-    "ABORT_JOBS",
     "Autoscaler",
     "AutoscalerPolicy",
     "BootVolume",
@@ -48,7 +46,6 @@ __all__ = [
     "SettingsError",
     "Ssh",
     "Updates",
-    "aborts_jobs",
     "effective",
     "host_names",
     "hosts_of",

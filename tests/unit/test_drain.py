@@ -7,7 +7,7 @@ import pytest
 from clients import ClientError
 from clients.ssh import Answer, Login
 from components import drain
-from settings import ABORT_JOBS
+from components.abort import ABORT_JOBS
 
 LOGIN = {"address": "192.0.2.1", "user": "debian", "port": 22, "options": []}
 OLD = LOGIN | {"server": "1", "grace": 3600, "stack": "dev"}

@@ -1,5 +1,7 @@
 """Which cloud and which GitLab the dynamic providers speak to: no engine, no network."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +16,16 @@ from components.jobs_ended import _JobsEndedProvider
 
 LAYERS = {"cloud": "prod", "region": "shared"}
 Asked = list[dict[str, str]]
+
+
+def test_a_preview_loads_no_client_for_them() -> None:
+    """The engine has a process for dynamic providers, which loads their modules before anything is asked of them."""
+    modules = (
+        "components.declared_rules, components.drain, components.host_key, components.jobs_ended, components.workers"
+    )
+    loaded = f"import sys, {modules}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert not {"gitlab", "openstack", "pulumi_openstack", "pydantic"} & set(done.stdout.split())
 
 
 def own(**config: str) -> ConfigureRequest:
@@ -33,7 +45,7 @@ def clouds(monkeypatch: pytest.MonkeyPatch) -> Asked:
             network=SimpleNamespace(security_group_rules=lambda **_filter: []),
         )
 
-    monkeypatch.setattr("components.openstack_provider.connect", connect)
+    monkeypatch.setattr("clients.openstack.connect", connect)
     return asked
 
 
@@ -75,7 +87,7 @@ def test_the_end_of_jobs_is_asked_of_the_gitlab_of_the_layers(monkeypatch: pytes
         asked.append((url, config))
         return SimpleNamespace(has_running_jobs=lambda _runner: False)
 
-    monkeypatch.setattr("components.gitlab_client.GitLab", gitlab)
+    monkeypatch.setattr("clients.gitlab.GitLab", gitlab)
     provider = _JobsEndedProvider()
     provider.configure(own(gitlab__token="glpat-own"))
     shared = {"baseUrl": "https://gitlab.example/api/v4/"}
