@@ -24,7 +24,7 @@ from settings import DockerHost, OpenStackHost, SettingsError, effective, load
 USER_WAS_TOLD = 32
 
 
-def main() -> None:
+def main() -> Fleet:
     """Declares the stack; what is wrong with it is said before the first resource."""
     stack = pulumi.get_stack()
     layers = effective(stack, {key: str(value) for key, value in pulumi.runtime.config.get_config_env().items()})
@@ -72,6 +72,7 @@ def main() -> None:
     pulumi.export("runners", fleet.runners)
     if fleet.prometheus_targets is not None:
         pulumi.export("prometheusTargets", fleet.prometheus_targets)
+    return fleet
 
 
 def _in_namespace(name: str, config: Mapping[str, str]) -> dict[str, str]:
@@ -79,7 +80,9 @@ def _in_namespace(name: str, config: Mapping[str, str]) -> dict[str, str]:
 
 
 try:
-    main()
+    # The SDK waits as well, but whenever something is there it begins anew with all that is not: for many resources
+    # that takes longer than all the rest.
+    pulumi.run(main().settled)
 except (SettingsError, ClientError) as error:
     pulumi.log.error(str(error))
     sys.exit(USER_WAS_TOLD)

@@ -1,5 +1,6 @@
 """The fleet: every runner on every host, or on those that it names."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -173,6 +174,10 @@ class Fleet(pulumi.ComponentResource):
                 lambda known: prometheus_targets(args.stack, known, settings.runners)
             )
         self.register_outputs({"hosts": self.hosts, "runners": self.runners})
+
+    async def settled(self) -> None:
+        """Returns when every manager is registered, or could not be; what went wrong is not told here."""
+        await asyncio.gather(self.runners.future(), return_exceptions=True)
 
     @property
     def _serves_metrics(self) -> bool:
