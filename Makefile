@@ -13,6 +13,8 @@ ENV ?=
 PROJECT ?=
 SECRETS_PROVIDER ?= passphrase
 DRY_RUN ?=
+# For bench: few runs of small stacks.
+SMALL ?=
 
 VENV := .venv/bin
 # One worker more than there are cores: each waits a third of its time.
@@ -21,7 +23,7 @@ ON_STACK := --stack "$(STACK)" $(if $(YES),--yes)
 POLICIES := $(if $(POLICY),--policies)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up preview preview-comment refresh down config new-stack test load lint acceptance sandbox-up sandbox-down clean
+.PHONY: help setup up preview preview-comment refresh down config new-stack test load bench lint acceptance sandbox-up sandbox-down clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/\1|\2/p' $(firstword $(MAKEFILE_LIST)) \
@@ -58,6 +60,9 @@ test: setup ## Run the tests
 
 load: setup ## Take a stack through every change while jobs run, and print what became of them
 	@$(VENV)/python -m pytest tests/engine/test_load.py -m acceptance --capture=no --quiet
+
+bench: setup ## Measure the program against a bare one; SMALL=1 checks the results alone
+	@$(VENV)/python -m bench $(if $(SMALL),--small)
 
 lint: setup ## Check style and types
 	@$(VENV)/ruff check .

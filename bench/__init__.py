@@ -1,0 +1,1 @@
+"""How long the program takes, measured against a bare one: `make bench`."""
