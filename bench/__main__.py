@@ -46,12 +46,12 @@ class Plan:
     ups: dict[Size, int]
     starts: int
     growth: Sequence[Sequence[Size]] = ()
-    rollout: Sequence[int] = ()
+    rollout: tuple[int, int] | None = None
 
 
 SMALL = Plan(previews={Size(1): 1, Size(10): 1}, ups={Size(1): 1, Size(10): 1}, starts=3)
 WHOLE = Plan(
-    previews={Size(1): 5, Size(10): 5, Size(100): 3, Size(400): 1},
+    previews={Size(1): 3, Size(10): 3, Size(100): 2, Size(400): 1},
     ups={Size(1): 3, Size(10): 3, Size(100): 1},
     starts=5,
     growth=[
@@ -59,7 +59,7 @@ WHOLE = Plan(
         [Size(10, 4), Size(40, 4), Size(100, 4)],
         [Size(10, 20), Size(40, 20)],
     ],
-    rollout=[1, 8],
+    rollout=(1, 8),
 )
 
 
@@ -74,17 +74,19 @@ class Bench:
         """Measures all that is planned. Raises Wrong."""
         self._same_resources(Size(2, 2))
         yield from self._start(plan.starts)
-        previews = {size: self._previews(size, runs) for size, runs in plan.previews.items()}
-        for size, pairs in previews.items():
-            yield from _overhead(f"preview, {size}", pairs)
+        previews: dict[Size, list[tuple[Cost, Cost]]] = {}
+        for size, runs in plan.previews.items():
+            previews[size] = self._previews(size, runs)
+            yield from _overhead(f"preview, {size}", previews[size])
         self._look_ups_do_not_grow({size: pairs[0][0] for size, pairs in previews.items()})
-        ups = {size: self._ups(size, runs) for size, runs in plan.ups.items()}
-        for size, pairs in ups.items():
-            yield from _overhead(f"up, {size}", pairs)
+        ups: dict[Size, list[tuple[Cost, Cost]]] = {}
+        for size, runs in plan.ups.items():
+            ups[size] = self._ups(size, runs)
+            yield from _overhead(f"up, {size}", ups[size])
         yield from _calls(ups)
         for sizes in plan.growth:
             yield from self._growth(sizes)
-        if plan.rollout:
+        if plan.rollout is not None:
             yield from self._rollout(*plan.rollout)
 
     def _stack(self, size: Size) -> Stack:
