@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from clients.readiness import Remnants
+from settings import DockerHost
 from tests.engine.harness import NOTHING, Project, Sandbox
 
 pytestmark = pytest.mark.docker
@@ -30,6 +32,23 @@ def test_over_its_socket_it_needs_no_cloud_at_all(sandbox: Sandbox, fresh: Proje
     assert fresh.preview() == {}
     fresh.destroy()
     assert sandbox.inventory() == NOTHING
+
+
+async def test_what_an_interrupted_update_left_there_is_known_by_its_labels(sandbox: Sandbox) -> None:
+    remnants = Remnants(DockerHost(kind="docker", url=sandbox.environment["SANDBOX_DOCKER_HOST"]), [])
+    mine, label = {"gitlab-runners.stack": "dev", "gitlab-runners.runner": "app"}, ("gitlab-runners.stack", "dev")
+    sandbox.docker.volumes.create("mine", labels=mine)
+    sandbox.docker.volumes.create("other", labels={"gitlab-runners.stack": "prod"})
+    container = sandbox.docker.containers.create(sandbox.environment["SANDBOX_JOB_IMAGE"], labels=mine)
+    assert await remnants.unused("volume", label) == {"mine": mine}
+    found = await remnants.unused("container", label)
+    assert found.keys() == {container.id}
+    assert mine.items() <= found[str(container.id)].items()
+    await remnants.remove("volume", "mine")
+    await remnants.remove("container", str(container.id))
+    assert not await remnants.unused("volume", label)
+    assert not await remnants.unused("container", label)
+    sandbox.docker.volumes.get("other").remove()
 
 
 @pytest.mark.acceptance
