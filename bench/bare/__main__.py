@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from typing import Any
-from uuid import uuid4
 
 import gitlab as gitlab_client
 import openstack as openstack_client
@@ -20,41 +19,11 @@ import pulumi
 import pulumi_docker as docker
 import pulumi_gitlab as gitlab
 import pulumi_openstack as openstack
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from pulumi.dynamic import CreateResult, Resource, ResourceProvider
 
+from bench.bare.dynamic_resources import DeclaredRules, Drain, HostKey, JobsEnded, KeyProvider, NotedProvider
 from clients.ssh import ssh_options
 from renderers.cloud_init import CloudInit, user_data
 from renderers.config_toml import ConfigToml, config_toml
-
-
-class KeyProvider(ResourceProvider):
-    def create(self, props: dict[str, Any]) -> CreateResult:
-        key = Ed25519PrivateKey.generate()
-        private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
-        public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
-        return CreateResult(uuid4().hex, {"private_key": private, "public_key": public})
-
-
-class NotedProvider(ResourceProvider):
-    def create(self, props: dict[str, Any]) -> CreateResult:
-        return CreateResult(uuid4().hex, props)
-
-
-class HostKey(Resource, module="ssh", name="HostKey"):
-    private_key: pulumi.Output[str]
-    public_key: pulumi.Output[str]
-
-
-class DeclaredRules(Resource, module="openstack", name="DeclaredRules"): ...
-
-
-class JobsEnded(Resource, module="gitlab", name="JobsEnded"): ...
-
-
-class Drain(Resource, module="docker", name="Drain"): ...
-
 
 stack = pulumi.get_stack()
 config = pulumi.Config("gitlab-runners")
