@@ -86,7 +86,9 @@ def test_a_stack_and_its_job_lose_nothing(sandbox: Sandbox, project: Project, pr
     assert containers(sandbox) == used[0] | {str(left.id): "exited"}
     for _ in range(2):
         prune(older_than_hours=0, free_percent=100)
-    assert (containers(sandbox), volumes(sandbox)) == (used[0], used[1] | {"somebodys"})
+    # No running job is as old as a stopped container of one that goes: the settings see to that.
+    stay = {container: state for container, state in used[0].items() if state != "exited"}
+    assert (containers(sandbox), volumes(sandbox)) == (stay, used[1] | {"somebodys"})
     assert images <= names(sandbox)
     assert not volumes(sandbox) & {nameless, cache}
     sandbox.docker.volumes.get("somebodys").remove()
