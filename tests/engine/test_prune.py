@@ -70,8 +70,13 @@ def test_a_stack_and_its_job_lose_nothing(sandbox: Sandbox, project: Project, pr
     wait_until(lambda: bool(sandbox.docker.containers.list(filters=of_job)), "the job's container")
     used = containers(sandbox), volumes(sandbox)
     assert "created" in used[0].values()
+    # No running job is as old as a stopped container of one that goes: the settings see to that.
+    stay = {container: state for container, state in used[0].items() if state != "exited"}
     images = {
-        tag for each in sandbox.docker.containers.list(all=True) for tag in (each.image.tags if each.image else ())
+        tag
+        for each in sandbox.docker.containers.list(all=True)
+        if each.status != "exited"
+        for tag in (each.image.tags if each.image else ())
     }
     assert sandbox.environment["SANDBOX_JOB_IMAGE"] in images
     left = sandbox.docker.containers.run(
@@ -86,8 +91,6 @@ def test_a_stack_and_its_job_lose_nothing(sandbox: Sandbox, project: Project, pr
     assert containers(sandbox) == used[0] | {str(left.id): "exited"}
     for _ in range(2):
         prune(older_than_hours=0, free_percent=100)
-    # No running job is as old as a stopped container of one that goes: the settings see to that.
-    stay = {container: state for container, state in used[0].items() if state != "exited"}
     assert (containers(sandbox), volumes(sandbox)) == (stay, used[1] | {"somebodys"})
     assert images <= names(sandbox)
     assert not volumes(sandbox) & {nameless, cache}
