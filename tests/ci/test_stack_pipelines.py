@@ -68,7 +68,11 @@ def test_each_pipeline_has_its_jobs(project: ProjectFolder, ref: Ref, jobs: list
 
 def test_every_job_runs_where_the_inputs_say(tmp_path: Path) -> None:
     pipeline = project_of(tmp_path / "project", including(image="python:99", sandbox="--sandbox")).expanded()
-    for name, command in {"preview": "-m review", "stacks": "-m scripts.pipeline", "drift": "-m review.drift"}.items():
+    for name, command in {
+        "preview": "-m review --policies",
+        "stacks": "-m scripts.pipeline",
+        "drift": "-m review.drift",
+    }.items():
         job = pipeline[name]
         assert (job["image"]["name"], job["tags"]) == ("python:99", ["pulumi"])
         assert f"{command} --sandbox" in job["script"][0]

@@ -25,6 +25,7 @@ def fresh(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     assert sandbox.inventory() == NOTHING
 
 
+@pytest.mark.acceptance
 def test_hosts_come_and_go_without_touching_the_others(fresh: Project, sandbox: Sandbox) -> None:
     fresh.up()
     assert sandbox.inventory() == NOTHING | {
