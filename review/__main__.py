@@ -8,10 +8,11 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from review import HostError
 from review.assessment import StackReview
 from review.comment import Report, render
 from review.files import FileChange, changed_files_of, runners_to_declare
-from review.hosts import GitLabMergeRequest, Host, HostError, base_of, host_of
+from review.hosts import GitLabMergeRequest, Host, base_of, host_of
 from review.plan import Plan, PlanError, read
 from review.previews import Preview, is_tried_out, previews, redacted
 from review.stacks import GitError, Stacks, Touched, changed_files, merge_base, stacks_at, touched

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from review import HostError
 from review.assessment import StackReview, name_of
-from review.hosts import HostError
 from review.issues import MARKER, GitLabIssues, tracker_of
 from review.markdown import code, number, value
 from review.plan import UNKNOWN, Change

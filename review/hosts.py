@@ -4,20 +4,18 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import gitlab
 import requests
 from gitlab.exceptions import GitlabAuthenticationError, GitlabError
 
+from review import HostError
 from review.comment import MARKER
+from review.github import LIMIT, GitHub
 
 _TIMEOUT_SECONDS = 60
 _PER_PAGE = 100
-
-
-class HostError(Exception):
-    """The comment could not be posted; one line that says what to do."""
 
 
 class Host(Protocol):
@@ -114,48 +112,25 @@ class GitLabMergeRequest:
 class GitHubPullRequest:
     """A pull request of GitHub or a GitHub Enterprise Server."""
 
-    # 65,536 characters (GitHub's answer to a longer one).
-    limit = 65_000
+    limit = LIMIT
 
     def __init__(self, api_url: str, repository: str, number: int, token: str) -> None:
         """`api_url` as in GITHUB_API_URL, `repository` as owner/name."""
-        self._comments = f"{api_url.rstrip('/')}/repos/{repository}/issues"
-        self._number = number
-        self._session = requests.Session()
-        self._session.headers.update(
-            {
-                "Authorization": f"Bearer {token}",
-                "Accept": "application/vnd.github+json",
-                "X-GitHub-Api-Version": "2022-11-28",
-            }
-        )
+        self._github = GitHub(api_url, repository, token, "pull-requests: write")
+        self._what = f"the comments of pull request #{number}"
+        self._comments = f"{self._github.issues}/{number}/comments"
 
     def post(self, body: str, *, create: bool = True) -> str | None:
         """See Host."""
-        url: str | None = f"{self._comments}/{self._number}/comments?per_page={_PER_PAGE}"
-        while url is not None:
-            answer = self._call("GET", url)
-            for comment in answer.json():
-                if is_ours(comment["body"]):
-                    if comment["body"].strip() != body.strip():
-                        self._call("PATCH", f"{self._comments}/comments/{comment['id']}", {"body": body})
-                    return str(comment["html_url"])
-            url = answer.links.get("next", {}).get("url")
+        for comment in self._github.all(self._comments, self._what):
+            if is_ours(comment["body"]):
+                if comment["body"].strip() != body.strip():
+                    url = f"{self._github.issues}/comments/{comment['id']}"
+                    self._github.send("PATCH", url, self._what, {"body": body})
+                return str(comment["html_url"])
         if not create:
             return None
-        return str(self._call("POST", f"{self._comments}/{self._number}/comments", {"body": body}).json()["html_url"])
-
-    def _call(self, method: str, url: str, body: Mapping[str, Any] | None = None) -> requests.Response:
-        try:
-            answer = self._session.request(method, url, json=body, timeout=_TIMEOUT_SECONDS)
-        except requests.RequestException as error:
-            raise HostError(f"GitHub cannot be reached: {' '.join(str(error).split())}") from None
-        if not answer.ok:
-            raise HostError(
-                f"GitHub refuses to {'show' if method == 'GET' else 'change'} the comments of pull request "
-                f"#{self._number} (HTTP {answer.status_code}): the job needs `permissions: pull-requests: write`"
-            )
-        return answer
+        return str(self._github.send("POST", self._comments, self._what, {"body": body})["html_url"])
 
 
 def host_of(environment: Mapping[str, str]) -> Host | None:

@@ -1,13 +1,14 @@
 """Where drift is told: one issue of the project, in GitLab or on GitHub, that is opened, updated, and closed again."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import gitlab
 import requests
 from gitlab.exceptions import GitlabError
 
-from review.hosts import HostError
+from review import HostError
+from review.github import LIMIT, GitHub
 
 MARKER = "<!-- gitlab-runners:drift -->"
 """First line of the issue's description, by which it is found again."""
@@ -80,62 +81,30 @@ class GitLabIssues:
 class GitHubIssues:
     """The issues of a repository of GitHub or a GitHub Enterprise Server."""
 
-    # 65,536 characters (GitHub's answer to a longer one).
-    limit = 65_000
+    limit = LIMIT
     # Whom a workflow's GITHUB_TOKEN makes the author.
     _CREATOR = "github-actions[bot]"
+    _WHAT = "the issues of this repository"
 
     def __init__(self, api_url: str, repository: str, token: str) -> None:
         """`api_url` as in GITHUB_API_URL, `repository` as owner/name, a workflow's GITHUB_TOKEN."""
-        self._issues = f"{api_url.rstrip('/')}/repos/{repository}/issues"
-        self._session = requests.Session()
-        self._session.headers.update(
-            {
-                "Authorization": f"Bearer {token}",
-                "Accept": "application/vnd.github+json",
-                "X-GitHub-Api-Version": "2022-11-28",
-            }
-        )
+        self._github = GitHub(api_url, repository, token, "issues: write")
 
     def post(self, body: str, *, is_open: bool) -> str | None:
         """See Tracker."""
-        issue = self._find()
-        if issue is None:
-            if not is_open:
-                return None
-            return str(self._call("POST", self._issues, json={"title": TITLE, "body": body}).json()["html_url"])
-        change = {} if issue["body"].strip() == body.strip() else {"body": body}
+        for issue in self._github.all(self._github.issues, self._WHAT, state="open", creator=self._CREATOR):
+            # Pull requests are issues too.
+            if "pull_request" not in issue and is_ours(issue["body"]):
+                change = {} if issue["body"].strip() == body.strip() else {"body": body}
+                if not is_open:
+                    change["state"] = "closed"
+                if change:
+                    self._github.send("PATCH", f"{self._github.issues}/{issue['number']}", self._WHAT, change)
+                return str(issue["html_url"])
         if not is_open:
-            change["state"] = "closed"
-        if change:
-            self._call("PATCH", f"{self._issues}/{issue['number']}", json=change)
-        return str(issue["html_url"])
-
-    def _find(self) -> dict[str, Any] | None:
-        url: str | None = self._issues
-        asked: dict[str, Any] = {"params": {"state": "open", "creator": self._CREATOR, "per_page": _PER_PAGE}}
-        while url is not None:
-            answer = self._call("GET", url, **asked)
-            for issue in answer.json():
-                # Pull requests are issues too.
-                if "pull_request" not in issue and is_ours(issue["body"]):
-                    found: dict[str, Any] = issue
-                    return found
-            # The next page's address has all parameters.
-            url, asked = answer.links.get("next", {}).get("url"), {}
-        return None
-
-    def _call(self, method: str, url: str, **content: Any) -> requests.Response:
-        try:
-            answer = self._session.request(method, url, timeout=_TIMEOUT_SECONDS, **content)
-        except requests.RequestException as error:
-            raise HostError(f"GitHub cannot be reached: {' '.join(str(error).split())}") from None
-        if not answer.ok:
-            raise HostError(
-                f"GitHub refuses to {'show' if method == 'GET' else 'change'} the issues of this repository "
-                f"(HTTP {answer.status_code}): the job needs `permissions: issues: write`"
-            )
-        return answer
+            return None
+        made = self._github.send("POST", self._github.issues, self._WHAT, {"title": TITLE, "body": body})
+        return str(made["html_url"])
 
 
 def tracker_of(environment: Mapping[str, str]) -> Tracker | None:

@@ -16,9 +16,9 @@ from aiohttp import web
 from gitlab.exceptions import GitlabHttpError
 from gitlab.v4.objects import ProjectMergeRequest
 
-from review import issues
+from review import HostError, issues
 from review.comment import MARKER
-from review.hosts import GitLabMergeRequest, HostError, MergeRequest
+from review.hosts import GitLabMergeRequest, MergeRequest
 from sandbox.gitlab import Tokens, gitlab_app, seed
 from sandbox.gitlab.access import ADMINISTRATOR_ID, PLATFORM_ID
 from sandbox.gitlab.issues import ISSUES

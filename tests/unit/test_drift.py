@@ -1,21 +1,19 @@
 """What `python -m review.drift` reads in the preview of a refresh, what it says, and where."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
-from review import drift, issues
+from review import HostError, drift, issues
 from review.assessment import StackReview
 from review.drift import main, render
-from review.hosts import HostError
 from review.issues import MARKER, TITLE, GitHubIssues, GitLabIssues, tracker_of
 from review.plan import Plan, read
+from tests.unit.github import GitHubHandler, serving
 
 NO_LIMIT = 10**9
 
@@ -118,7 +116,7 @@ def test_the_issues_are_those_of_the_jobs_project() -> None:
     assert isinstance(tracker_of(github | {"GITHUB_TOKEN": "x"}), GitHubIssues)
 
 
-class _GitHub(BaseHTTPRequestHandler):
+class _GitHub(GitHubHandler):
     """Issues as GitHub's REST API has them (REST API docs, "Issues"), one a page."""
 
     issues: list[dict[str, Any]]
@@ -130,35 +128,22 @@ class _GitHub(BaseHTTPRequestHandler):
         page = int(asked.get("page", 1))
         found = [each for each in self.issues if (each["state"], each["creator"]) == (asked["state"], asked["creator"])]
         link = f'<http://{self.headers["Host"]}{address.path}?{urlencode(asked | {"page": page + 1})}>; rel="next"'
-        self._answer(200, found[page - 1 : page], {"Link": link} if page < len(found) else {})
+        self.answer(200, found[page - 1 : page], {"Link": link} if page < len(found) else {})
 
     def do_POST(self) -> None:
         number = len(self.issues) + 1
         made = {"number": number, "html_url": f"https://github.example/{number}", "state": "open", "creator": BOT}
         self.issues.append(made | self._body())
-        self._answer(201, self.issues[-1])
+        self.answer(201, self.issues[-1])
 
     def do_PATCH(self) -> None:
         issue = self.issues[int(self.path.rpartition("/")[2]) - 1]
         issue.update(self._body())
-        self._answer(200, issue)
+        self.answer(200, issue)
 
     def _body(self) -> dict[str, Any]:
         self.changes.append(f"{self.command} {self.path}")
-        found: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        return found
-
-    def _answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
-        if self.headers["Authorization"] != "Bearer token":
-            status, body = 403, {"message": "Resource not accessible by integration"}
-        self.send_response(status)
-        for key, value in (headers or {}).items():
-            self.send_header(key, value)
-        self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        return self.body()
 
 
 BOT = "github-actions[bot]"
@@ -167,15 +152,8 @@ BOT = "github-actions[bot]"
 @pytest.fixture
 def github() -> Iterator[tuple[str, type[_GitHub]]]:
     handler = type("Handler", (_GitHub,), {"issues": [], "changes": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", handler
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(handler) as url:
+        yield url, handler
 
 
 def test_on_github_there_is_one_issue_that_is_updated_and_closed(github: tuple[str, type[_GitHub]]) -> None:

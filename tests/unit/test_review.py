@@ -3,11 +3,9 @@
 import json
 import re
 import subprocess
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +13,18 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from review import HostError
 from review.__main__ import main
 from review.assessment import Jobs, StackReview
 from review.comment import MARKER, Report, render
 from review.files import changed_files_of, files_of, runners_to_declare
-from review.hosts import GitHubPullRequest, GitLabMergeRequest, HostError, base_of, host_of
+from review.hosts import GitHubPullRequest, GitLabMergeRequest, base_of, host_of
 from review.markdown import code, diff, fence
 from review.plan import UNKNOWN, Change, Plan, PlanError, Violation, read
 from review.previews import preview_of, redacted
 from review.stacks import GitError, Stacks, Touched, changed_files, merge_base, stacks_at, touched
 from settings import KeyPair, ObjectStoreCache, OpenStackHost, Runner, S3Cache, Settings
+from tests.unit.github import GitHubHandler, serving
 
 PLANS = Path(__file__).parent / "plans"
 NO_LIMIT = 10**9
@@ -675,7 +675,7 @@ def test_the_base_is_what_ci_says() -> None:
     assert base_of({}) is None
 
 
-class _GitHub(BaseHTTPRequestHandler):
+class _GitHub(GitHubHandler):
     """Issue comments as GitHub's REST API has them (REST API docs, "Issue comments"), one a page."""
 
     comments: list[dict[str, Any]]
@@ -685,47 +685,27 @@ class _GitHub(BaseHTTPRequestHandler):
         page = int((re.search(r"[?&]page=(\d+)", self.path) or [0, 1])[1])
         path = self.path.partition("?")[0]
         link = f'<http://{self.headers["Host"]}{path}?page={page + 1}>; rel="next"'
-        self._answer(200, self.comments[page - 1 : page], {"Link": link} if page < len(self.comments) else {})
+        self.answer(200, self.comments[page - 1 : page], {"Link": link} if page < len(self.comments) else {})
 
     def do_POST(self) -> None:
-        self.comments.append({"id": 100 + len(self.comments), "html_url": "https://github.example/c", **self._body()})
-        self._answer(201, self.comments[-1])
+        self.comments.append({"id": 100 + len(self.comments), "html_url": "https://github.example/c", **self.body()})
+        self.answer(201, self.comments[-1])
 
     def do_PATCH(self) -> None:
         (found,) = (each for each in self.comments if each["id"] == int(self.path.rpartition("/")[2]))
-        found.update(self._body())
-        self._answer(200, found)
+        found.update(self.body())
+        self.answer(200, found)
 
-    def _body(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        return found
-
-    def _answer(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
+    def answer(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
         self.requests.append((self.command, self.path.partition("?")[0]))
-        if self.headers["Authorization"] != "Bearer token":
-            status, body = 403, {"message": "Resource not accessible by integration"}
-        self.send_response(status)
-        for key, value in (headers or {}).items():
-            self.send_header(key, value)
-        self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        super().answer(status, body, headers)
 
 
 @pytest.fixture
 def github() -> Iterator[tuple[str, type[_GitHub]]]:
     handler = type("Handler", (_GitHub,), {"comments": [], "requests": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", handler
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with serving(handler) as url:
+        yield url, handler
 
 
 def test_on_github_there_is_one_comment_that_is_updated(github: tuple[str, type[_GitHub]]) -> None:
