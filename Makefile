@@ -2,8 +2,10 @@
 
 STACK ?= sandbox
 PYTHON ?= python3
-# OFFICIAL=1 tries again to download what could not be downloaded; YES=1 changes a real cloud without asking.
+# OFFICIAL=1 tries again to download what could not be downloaded. PLUGINS=built then builds the official providers of
+# Docker and OpenStack instead of taking stand-ins. YES=1 changes a real cloud without asking.
 OFFICIAL ?=
+PLUGINS ?= stand-ins
 YES ?=
 # POLICY=1 asks the policy pack, in up, preview and preview-comment.
 POLICY ?=
@@ -28,10 +30,11 @@ POLICIES := $(if $(POLICY),--policies)
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/\1|\2/p' $(firstword $(MAKEFILE_LIST)) \
 		| while IFS='|' read -r target text; do printf '  make %-15s %s\n' "$$target" "$$text"; done
-	@echo 'STACK=name chooses the stack (default: sandbox), YES=1 answers Pulumi, OFFICIAL=1 tries downloads again.'
+	@echo 'STACK=name chooses the stack (default: sandbox), YES=1 answers Pulumi, OFFICIAL=1 tries downloads again,'
+	@echo 'PLUGINS=built builds the official docker and openstack providers where they cannot be downloaded.'
 
 setup: ## Bring the Python environment, the Pulumi CLI and the provider plugins
-	@$(PYTHON) -m scripts.bootstrap $(if $(OFFICIAL),--official)
+	@$(PYTHON) -m scripts.bootstrap $(if $(OFFICIAL),--official) --plugins "$(PLUGINS)"
 
 up: setup ## Bring the stack up; in the sandbox, run a first job too
 	@$(VENV)/python -m scripts.stack up $(ON_STACK) $(POLICIES)
@@ -69,7 +72,8 @@ lint: setup ## Check style and types
 	@$(VENV)/ruff format --check .
 	@$(VENV)/mypy .
 
-acceptance: setup ## Run the long tests: all of it on a real OpenStack, and a fault at every step
+acceptance: PLUGINS := built
+acceptance: setup ## Run the long tests with the real providers: on a real OpenStack, and a fault at every step
 	@$(VENV)/python -m tests.acceptance.ground -- $(VENV)/python -m pytest -m ground --exitfirst --capture=no -v
 	@$(VENV)/python -m pytest $(ON_ALL_CORES) -m acceptance
 

@@ -1,4 +1,7 @@
-"""Brings the tools: `python3 -m scripts.bootstrap [--official]`. Needs Python alone, and does no work twice."""
+"""Brings the tools: `python3 -m scripts.bootstrap [--official] [--plugins built]`.
+
+Needs Python alone (and Go, where something has to be built), and does no work twice.
+"""
 
 import argparse
 import fcntl
@@ -39,6 +42,8 @@ ENGINE = "github.com/pulumi/pulumi/pkg/v3"
 SDK = "github.com/pulumi/pulumi/sdk/v3"
 VERSION_VARIABLE = f"{SDK}/go/common/version.Version"
 LANGUAGE_HOST_VERSION = "v3.68.0"
+# The providers whose Go modules are served; gitlab's are not.
+BUILDABLE = ("docker", "openstack")
 
 
 def environments() -> None:
@@ -114,9 +119,10 @@ def _build(version: str, into: Path) -> None:
     if f"{ENGINE} v{version}" not in (engine / "go.mod").read_text():
         raise Failure(f"scripts/engine/go.mod does not pin {ENGINE} v{version}, the version in requirements.txt")
     into.mkdir(parents=True)
-    _go_build(engine, f"{ENGINE}/cmd/pulumi", f"v{version}", into)
+    _go_build(engine, f"{ENGINE}/cmd/pulumi", f"{VERSION_VARIABLE}=v{version}", into)
     language_host = ROOT / "scripts" / "language-host"
-    _go_build(language_host, f"{SDK}/python/cmd/pulumi-language-python", LANGUAGE_HOST_VERSION, into)
+    package = f"{SDK}/python/cmd/pulumi-language-python"
+    _go_build(language_host, package, f"{VERSION_VARIABLE}={LANGUAGE_HOST_VERSION}", into)
     # What the language host starts is Python, and comes with the engine's SDK, not with the older host's.
     sources = Path(json.loads(_go(engine, "mod", "download", "-json", f"{SDK}@v{version}"))["Dir"]) / "python"
     for script in ("cmd/pulumi-language-python-exec", "dist/pulumi-resource-pulumi-python"):
@@ -125,8 +131,9 @@ def _build(version: str, into: Path) -> None:
         target.chmod(0o755)
 
 
-def _go_build(module: Path, package: str, version: str, into: Path) -> None:
-    _go(module, "build", "-o", f"{into}/", "-ldflags", f"-s -w -X {VERSION_VARIABLE}={version}", package)
+def _go_build(module: Path, package: str, variable: str, into: Path, *flags: str) -> None:
+    """`into` is a folder that is there, or the executable; `variable` is NAME=VALUE in the program."""
+    _go(module, "build", "-o", str(into), "-ldflags", f"-s -w -X {variable}", *flags, package)
 
 
 def _go(module: Path, *arguments: str) -> str:
@@ -157,8 +164,11 @@ class Plugin:
         ).exists()
 
 
-def plugins(cli: Path, retry: bool) -> Path | None:
-    """The official plugins (None), or a Pulumi home in which stand-ins take the place of those that are missing."""
+def plugins(cli: Path, retry: bool, build: bool) -> Path | None:
+    """The official plugins (None), or a Pulumi home in which others take the place of those that are missing.
+
+    The others are the official providers as far as they can be built, where that is wished for, and stand-ins.
+    """
     step = Step("Provider plugins")
     wanted = [Plugin(name, pinned(f"pulumi-{name}")) for name in PROVIDERS]
     official = users_pulumi_home()
@@ -168,16 +178,40 @@ def plugins(cli: Path, retry: bool) -> Path | None:
     if not missing:
         step.done("official")
         return None
-    present = [plugin for plugin in wanted if plugin not in missing]
+    built = [plugin for plugin in missing if build and plugin.name in BUILDABLE]
+    stood_in = [plugin for plugin in missing if plugin not in built]
+    folders = {plugin: official / plugin.folder for plugin in wanted if plugin not in missing}
+    folders |= {plugin: _built_plugin(step, plugin) for plugin in built}
     home = VENV / "pulumi-home"
-    _fill_home(cli, home, {plugin: official / plugin.folder for plugin in present}, missing)
-    stand_ins = ", ".join(plugin.name for plugin in missing)
-    others = "".join(f", {plugin.name} official" for plugin in present)
-    step.done(
-        f"the project's stand-ins for {stand_ins}{others}; the official ones cannot be downloaded here"
-        " (`make setup OFFICIAL=1` tries again)"
-    )
+    _fill_home(cli, home, folders, stood_in)
+    names = {
+        "official": [plugin for plugin in wanted if plugin not in missing],
+        "official, built from their Go modules": built,
+        "the project's stand-ins": stood_in,
+    }
+    kinds = [f"{kind}: {', '.join(plugin.name for plugin in some)}" for kind, some in names.items() if some]
+    step.done(f"{'; '.join(kinds)}. Downloads do not work here (`make setup OFFICIAL=1` tries again)")
     return home
+
+
+def _built_plugin(step: Step, plugin: Plugin) -> Path:
+    """The folder with an official provider's executable, built from the modules that scripts/plugins pins."""
+    module = ROOT / "scripts" / "plugins"
+    sources = sorted(file for file in module.rglob("*") if file.is_file())
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()[:12]
+    kept = CACHE / f"resource-{plugin.name}-v{plugin.version}-{digest}"
+    with _sole_builder(step):
+        if not kept.exists():
+            step.doing(f"building {plugin.name} from its Go modules, about 3 minutes on 2 cores")
+            with tempfile.TemporaryDirectory(dir=CACHE, prefix="incomplete-", ignore_cleanup_errors=True) as folder:
+                made = Path(folder) / plugin.name
+                made.mkdir()
+                executable = made / f"pulumi-resource-{plugin.name}"
+                version = f"main.version={plugin.version}"
+                # Compose, which no resource here needs, is half of what there would be to compile.
+                _go_build(module, f"./{plugin.name}", version, executable, "-tags", "no_compose")
+                made.rename(kept)
+    return kept
 
 
 def _download(step: Step, cli: Path, plugin: Plugin, retry: bool) -> bool:
@@ -192,16 +226,16 @@ def _download(step: Step, cli: Path, plugin: Plugin, retry: bool) -> bool:
     return False
 
 
-def _fill_home(cli: Path, home: Path, official: Mapping[Plugin, Path], missing: Sequence[Plugin]) -> None:
+def _fill_home(cli: Path, home: Path, folders: Mapping[Plugin, Path], stood_in: Sequence[Plugin]) -> None:
     """A Pulumi home with stand-ins for some plugins and links to the others; one that is right is left alone."""
-    stand_ins = [f"{plugin.name}={plugin.version}" for plugin in missing]
-    content = json.dumps([stand_ins, [str(folder) for folder in official.values()]])
+    stand_ins = [f"{plugin.name}={plugin.version}" for plugin in stood_in]
+    content = json.dumps([stand_ins, [str(folder) for folder in folders.values()]])
     stamp = home / "content.json"
     if stamp.exists() and stamp.read_text() == content:
         return
     shutil.rmtree(home, ignore_errors=True)
     (home / "plugins").mkdir(parents=True)
-    for plugin, folder in official.items():
+    for plugin, folder in folders.items():
         (home / plugin.folder).symlink_to(folder)
     command = [str(VENV / "bin" / "python"), "-m", "sandbox.plugins", "install", "--home", str(home), *stand_ins]
     installed = _run(command, environment=Toolchain(cli, home).environment())
@@ -295,10 +329,16 @@ def main(arguments: Sequence[str]) -> None:
     """Brings everything and keeps what was chosen for `scripts.stack`."""
     parser = argparse.ArgumentParser(prog="scripts.bootstrap", description=__doc__)
     parser.add_argument("--official", action="store_true", help="try again what could not be downloaded lately")
-    retry = parser.parse_args(arguments).official
+    parser.add_argument(
+        "--plugins",
+        choices=["stand-ins", "built"],
+        default="stand-ins",
+        help="what to take for official plugins that cannot be downloaded; built where their Go modules are served",
+    )
+    choice = parser.parse_args(arguments)
     environments()
-    cli = pulumi(retry)
-    Toolchain(cli, plugins(cli, retry)).save()
+    cli = pulumi(choice.official)
+    Toolchain(cli, plugins(cli, choice.official, choice.plugins == "built")).save()
 
 
 if __name__ == "__main__":

@@ -32,14 +32,14 @@ def users_pulumi_home() -> Path:
 
 @dataclass(frozen=True)
 class Toolchain:
-    """The folder of the Pulumi CLI, and the Pulumi home with stand-in plugins; None where all plugins are official."""
+    """The folder of the Pulumi CLI, and the Pulumi home with plugins that were not downloaded; None where all were."""
 
     bin: Path
-    stand_ins: Path | None
+    home: Path | None
 
     def save(self) -> None:
         """Keeps the choice for `load`."""
-        _CHOICE.write_text(json.dumps({"bin": str(self.bin), "stand_ins": self.stand_ins and str(self.stand_ins)}))
+        _CHOICE.write_text(json.dumps({"bin": str(self.bin), "home": self.home and str(self.home)}))
 
     @staticmethod
     def load() -> "Toolchain":
@@ -47,21 +47,21 @@ class Toolchain:
         if not _CHOICE.exists():
             raise Failure("the tools are not set up yet: run `make setup`")
         choice = json.loads(_CHOICE.read_text())
-        return Toolchain(Path(choice["bin"]), choice["stand_ins"] and Path(choice["stand_ins"]))
+        return Toolchain(Path(choice["bin"]), choice["home"] and Path(choice["home"]))
 
     def environment(self) -> dict[str, str]:
         """What to add to the environment of `pulumi`.
 
-        Official plugins lie in the user's own Pulumi home, as in any project. Stand-ins have a home to themselves, so
-        that no other project of the user ever meets one; the user's logins to state backends count there too.
+        Downloaded plugins lie in the user's own Pulumi home, as in any project. The others have a home to themselves,
+        so that no other project of the user ever meets them; the user's logins to state backends count there too.
         """
         # The language host that is built here does not know Pulumi.yaml's `virtualenv`: it takes PATH's first Python.
         path = os.pathsep.join([str(VENV / "bin"), str(self.bin), os.environ["PATH"]])
         environment = {"PATH": path, "VIRTUAL_ENV": str(VENV), "PULUMI_SKIP_UPDATE_CHECK": "true"}
         # Nor does it start a policy pack. A host that knows `virtualenv` makes no use of this.
         environment["PULUMI_PYTHON_CMD"] = str(ROOT / "scripts" / "language-host" / "python")
-        if self.stand_ins:
-            environment["PULUMI_HOME"] = str(self.stand_ins)
+        if self.home:
+            environment["PULUMI_HOME"] = str(self.home)
             environment["PULUMI_CREDENTIALS_PATH"] = os.environ.get("PULUMI_CREDENTIALS_PATH", str(users_pulumi_home()))
             environment["PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"] = "true"
         return environment
