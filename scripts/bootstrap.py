@@ -236,7 +236,10 @@ def _fill_home(cli: Path, home: Path, folders: Mapping[Plugin, Path], stood_in: 
     shutil.rmtree(home, ignore_errors=True)
     (home / "plugins").mkdir(parents=True)
     for plugin, folder in folders.items():
-        (home / plugin.folder).symlink_to(folder)
+        # Pulumi does not see a plugin's folder that is itself a link.
+        (home / plugin.folder).mkdir()
+        for file in folder.iterdir():
+            (home / plugin.folder / file.name).symlink_to(file)
     command = [str(VENV / "bin" / "python"), "-m", "sandbox.plugins", "install", "--home", str(home), *stand_ins]
     installed = _run(command, environment=Toolchain(cli, home).environment())
     if installed.returncode:

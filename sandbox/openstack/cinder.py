@@ -20,8 +20,8 @@ from sandbox.openstack.common import (
     caller_of,
     is_uuid,
     json_body,
+    naive_now,
     new_id,
-    now,
     page,
     service,
     sort,
@@ -122,7 +122,12 @@ class Cinder:
         """Attach a volume to a server, as `device` (/dev/vdb, …)."""
         volume = self._store.get("cinder.volume", id)
         if volume is not None:
-            attachment = {"server_id": server, "attachment_id": new_id(), "device": device, "attached_at": now()}
+            attachment = {
+                "server_id": server,
+                "attachment_id": new_id(),
+                "device": device,
+                "attached_at": naive_now(),
+            }
             self._change(volume, status="in-use", attachments=[attachment])
 
     def detach(self, id: str, *, delete: bool = False) -> None:
@@ -136,7 +141,7 @@ class Cinder:
     # Changes of state
 
     def _change(self, volume: Document, **changes: Any) -> None:
-        self._store.put("cinder.volume", volume["id"], volume | changes | {"updated_at": now()})
+        self._store.put("cinder.volume", volume["id"], volume | changes | {"updated_at": naive_now()})
 
     def _spawn(self, work: Callable[[str], Awaitable[None]], id: str) -> None:
         async def later() -> None:
@@ -233,7 +238,7 @@ class Cinder:
             "attachments": [],
             "project_id": caller.project_id,
             "user_id": caller.user_id,
-            "created_at": now(),
+            "created_at": naive_now(),
             "updated_at": None,
         }
         self._store.put("cinder.volume", str(volume["id"]), volume)

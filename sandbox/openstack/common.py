@@ -122,8 +122,13 @@ def new_id() -> str:
 
 
 def now() -> str:
-    """The time in UTC, to the second."""
+    """The time in UTC, to the second, as most services write it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def naive_now() -> str:
+    """The time in UTC as Cinder, Swift and parts of Nova write it: to the microsecond, and without a zone."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")
 
 
 def is_uuid(value: object) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from sandbox.openstack.cinder import Cinder
-from sandbox.openstack.common import LOG, ApiError, Document, now
+from sandbox.openstack.common import LOG, ApiError, Document, naive_now, now
 from sandbox.openstack.neutron import Neutron
 from sandbox.store import Store
 from sandbox.vm import VirtualMachine
@@ -169,7 +169,7 @@ class Lifecycle:
         if server is not None and server["task_state"] != "deleting":
             changes["task_state"] = None
         if server is not None and changes["status"] == "ACTIVE" and server["launched_at"] is None:
-            changes["launched_at"] = now().removesuffix("Z") + ".000000"
+            changes["launched_at"] = naive_now()
         self.change(id, **changes)
 
     async def boot(self, id: str) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from sandbox.openstack.common import ApiError, Authenticator, Document, caller_of, now, service
+from sandbox.openstack.common import ApiError, Authenticator, Document, caller_of, naive_now, service
 from sandbox.store import Store
 
 POLICY = "Policy-0"
@@ -75,7 +75,13 @@ class Swift:
         if len(name) > _LONGEST_NAME:
             raise ApiError(400, f"Container name length of {len(name)} longer than {_LONGEST_NAME}")
         found = self._store.get("swift.container", key)
-        new: Document = {"id": key, "name": name, "project_id": self._account(request), "created": now(), "headers": {}}
+        new: Document = {
+            "id": key,
+            "name": name,
+            "project_id": self._account(request),
+            "created": naive_now(),
+            "headers": {},
+        }
         # To create one that exists is to change it.
         self._put(found or new, request)
         return web.Response(status=201 if found is None else 202)
@@ -126,7 +132,7 @@ class Swift:
             "bytes": len(content),
             "hash": digest,
             "content_type": request.headers.get("Content-Type", "application/octet-stream"),
-            "last_modified": now().removesuffix("Z") + ".000000",
+            "last_modified": naive_now(),
             "content": base64.b64encode(content).decode(),
         }
         self._store.put("swift.object", key, thing)

@@ -1,8 +1,10 @@
 """What goes wrong outside: a machine that somebody deleted, one that cannot be used, a token with few rights."""
 
+import json
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,7 +171,9 @@ def test_a_token_that_may_only_create_and_manage_runners_is_enough(sandbox: Sand
     assert sandbox.inventory() == NOTHING
 
 
-def test_where_everything_is_given_by_id_a_preview_needs_no_cloud(sandbox: Sandbox, fresh: Project) -> None:
+def test_where_everything_is_given_by_id_a_preview_needs_no_cloud(
+    sandbox: Sandbox, fresh: Project, tmp_path: Path
+) -> None:
     cloud = sandbox.openstack
     (image,) = cloud.image.images(name="debian-13")
     (network,) = cloud.network.networks(name="runners")
@@ -180,5 +184,8 @@ def test_where_everything_is_given_by_id_a_preview_needs_no_cloud(sandbox: Sandb
         config["host"].update(image=image.id, network=network.id, flavor=image.id, mtu=1450)
 
     fresh.configure(by_id)
-    fresh.environment["OS_CLIENT_CONFIG_FILE"] = "/nowhere/clouds.yaml"
+    auth = {"auth_url": "http://127.0.0.1:1/v3", "username": "ci", "password": "secret", "project_name": "ci"}
+    nowhere = tmp_path / "clouds.yaml"
+    nowhere.write_text(json.dumps({"clouds": {"sandbox": {"auth": auth}}}))
+    fresh.environment["OS_CLIENT_CONFIG_FILE"] = str(nowhere)
     assert fresh.preview()["Instance sandbox-1"] == "create"
