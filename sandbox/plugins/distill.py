@@ -33,8 +33,13 @@ FUNCTIONS = {
     "gitlab": ("getCurrentUser:getCurrentUser",),
     "openstack": ("networking/getNetwork:getNetwork", "getImage:getImage", "getFlavor:getFlavor"),
 }
-# Properties that the Python SDK of the same provider version has and the schema at hand has not.
-ADDED = {"docker:index/container:Container": {"deviceCgroupRules": {"type": "[string]", "input": True}}}
+# What the version of the Python SDK has, and the schema at hand has not (kreuzwerker/docker 4.6).
+ADDED = {
+    "docker:index/container:Container": {
+        "deviceCgroupRules": {"type": "[string]", "input": True, "replace": True},
+        "healthcheck": {"type": "@ContainerHealthcheck", "input": True, "computed": True, "replace": True},
+    }
+}
 
 
 def distill(schema: dict[str, Any]) -> dict[str, Any]:

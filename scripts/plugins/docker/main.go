@@ -24,9 +24,16 @@ func provider() tfbridge.ProviderInfo {
 			"host": {Default: &tfbridge.DefaultInfo{EnvVars: []string{"DOCKER_HOST"}}},
 		},
 		Resources: map[string]*tfbridge.ResourceInfo{
-			"docker_container": {Tok: "docker:index/container:Container"},
-			"docker_image":     {Tok: "docker:index/remoteImage:RemoteImage"},
-			"docker_volume":    {Tok: "docker:index/volume:Volume"},
+			"docker_container": {
+				Tok: "docker:index/container:Container",
+				// The official plugin leaves these in the singular.
+				Fields: map[string]*tfbridge.SchemaInfo{
+					"command":           {Name: "command"},
+					"networks_advanced": {Name: "networksAdvanced"},
+				},
+			},
+			"docker_image":  {Tok: "docker:index/remoteImage:RemoteImage"},
+			"docker_volume": {Tok: "docker:index/volume:Volume"},
 		},
 	}
 	info.SetAutonaming(255, "-")
