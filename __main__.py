@@ -5,11 +5,12 @@ import os
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 import pulumi
 
 from clients import ClientError
-from clients.gitlab import GitLab, instance_url
+from clients.gitlab import GitLab, TokensUnknown, instance_url, token_expiries
 from clients.lookups import look_up
 from clients.openstack import Catalogue, connect
 from clients.quotas import check_quotas
@@ -18,7 +19,7 @@ from components.abort import ABORT_JOBS, aborts_jobs
 from components.docker_connection import options_for
 from components.fleet import Fleet, FleetArgs, Shared
 from components.leftovers import Leftovers
-from settings import DockerHost, OpenStackHost, SettingsError, effective, load
+from settings import DockerHost, OpenStackHost, Settings, SettingsError, effective, load
 
 # The language host takes this status as: the user has been told.
 USER_WAS_TOLD = 32
@@ -44,6 +45,7 @@ def main() -> Fleet:
     if any(runner.scope is not None for runner in settings.runners.values()):
         gitlab = GitLab(url, providers["gitlab"], os.environ)
         gitlab.check_token()
+    own_tokens = _own_tokens(settings, providers["gitlab"])
     host = settings.host
     if isinstance(host, DockerHost):
         # In a thread: the program itself runs inside an event loop.
@@ -65,6 +67,7 @@ def main() -> Fleet:
             gitlab_config=providers["gitlab"],
             gitlab_url=settings.gitlab_url or url,
             token_expiry=gitlab.token_expiry if gitlab is not None else None,
+            own_tokens=own_tokens,
             shared=shared,
         ),
     )
@@ -73,6 +76,16 @@ def main() -> Fleet:
     if fleet.prometheus_targets is not None:
         pulumi.export("prometheusTargets", fleet.prometheus_targets)
     return fleet
+
+
+def _own_tokens(settings: Settings, config: Mapping[str, str]) -> Mapping[str, datetime | None]:
+    """When the tokens expire that runners were given. Where GitLab does not tell, all else works without it."""
+    tokens = {name: each.token.get_secret_value() for name, each in settings.runners.items() if each.token is not None}
+    try:
+        return token_expiries(instance_url(config, os.environ, settings.gitlab_url), config, tokens) if tokens else {}
+    except TokensUnknown as error:
+        pulumi.log.warn(f"cannot tell when the tokens of {', '.join(tokens)} expire: {error}")
+        return {}
 
 
 def _in_namespace(name: str, config: Mapping[str, str]) -> dict[str, str]:

@@ -24,11 +24,15 @@ _MANAGE = {"manage_runner", "api"}
 # Listing runners, which finding what an interrupted run left behind needs.
 _LIST = {"read_api", "api"}
 _TOKEN_EXPIRY = "query($id: CiRunnerID!) { runner(id: $id) { tokenExpiresAt } }"
+# GitLab notes who verifies a token as one of its runner's managers: always the same one.
+_SYSTEM_ID = "gitlab-runners"
+# The token is not known or has expired; its runner belongs to nobody (GitLab docs, "Runners API").
+_REFUSED_TOKEN = {requests.codes.forbidden, requests.codes.unprocessable}
 
 
-def instance_url(config: Mapping[str, str], environment: Mapping[str, str]) -> str:
-    """GitLab's web URL from the gitlab provider's configuration (`baseUrl` or GITLAB_BASE_URL)."""
-    base = config.get("baseUrl") or environment.get("GITLAB_BASE_URL") or _DEFAULT_BASE_URL
+def instance_url(config: Mapping[str, str], environment: Mapping[str, str], default: str | None = None) -> str:
+    """GitLab's web URL from the gitlab provider's configuration (`baseUrl` or GITLAB_BASE_URL), else the `default`."""
+    base = config.get("baseUrl") or environment.get("GITLAB_BASE_URL") or default or _DEFAULT_BASE_URL
     return base.rstrip("/").removesuffix("/api/v4")
 
 
@@ -38,6 +42,64 @@ class _Refused(ClientError):
     def __init__(self, message: str, status: int | None) -> None:
         super().__init__(message)
         self.status = status
+
+
+class TokensUnknown(ClientError):
+    """GitLab does not tell anything about tokens: it does not answer, or not as an API would."""
+
+
+def token_expiries(url: str, config: Mapping[str, str], tokens: Mapping[str, str]) -> dict[str, datetime | None]:
+    """When authentication tokens of runners expire, by the runners' names in the stack file; None for never.
+
+    `url` is the web URL, `config` the provider's configuration, of which no token is used. Each token is asked for
+    once. Raises TokensUnknown, and ClientError with a line for each token that GitLab refuses.
+    """
+    answers: dict[str, datetime | _Refused | None] = {}
+    client = gitlab.Gitlab(url, ssl_verify=_ssl_verify(config), timeout=_TIMEOUT_SECONDS)
+    for token in dict.fromkeys(tokens.values()):
+        try:
+            with _explained(url):
+                answer = client.http_post("/runners/verify", post_data={"token": token, "system_id": _SYSTEM_ID})
+        except _Refused as refused:
+            if refused.status not in _REFUSED_TOKEN:
+                raise TokensUnknown(str(refused)) from refused
+            answers[token] = refused
+        except ClientError as error:
+            raise TokensUnknown(str(error)) from error
+        else:
+            if not isinstance(answer, dict):
+                raise TokensUnknown(f"GitLab at {url} does not answer as an API would; check gitlab:baseUrl")
+            answers[token] = _time(answer.get("token_expires_at"))
+    expiries, refusals = {}, []
+    for name, token in tokens.items():
+        known = answers[token]
+        if isinstance(known, _Refused):
+            refusals.append(f"runners.{name}.token: {known}: it has expired, or there is no such runner")
+        else:
+            expiries[name] = known
+    if refusals:
+        raise ClientError("\n".join(refusals))
+    return expiries
+
+
+def _ssl_verify(config: Mapping[str, str]) -> bool | str:
+    return False if config.get("insecure") == "true" else config.get("cacertFile", True)
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    try:
+        yield
+    except GitlabAuthenticationError as error:
+        raise ClientError(f"GitLab at {url} refuses the token: {error.error_message}") from error
+    except requests.RequestException as error:
+        raise ClientError(f"GitLab at {url} cannot be reached: {' '.join(str(error).split())}") from error
+    except GitlabError as error:
+        raise _Refused(f"GitLab at {url}: {error.error_message}", error.response_code) from error
 
 
 class GitLab:
@@ -51,8 +113,7 @@ class GitLab:
                 "GitLab: no token; set it with `pulumi config set --secret gitlab:token` or in GITLAB_TOKEN"
             )
         self.url = url
-        verify = False if config.get("insecure") == "true" else config.get("cacertFile", True)
-        self._client = gitlab.Gitlab(url, private_token=token, ssl_verify=verify, timeout=_TIMEOUT_SECONDS)
+        self._client = gitlab.Gitlab(url, private_token=token, ssl_verify=_ssl_verify(config), timeout=_TIMEOUT_SECONDS)
         self._scopes: set[str] | None = None
         self._pages: dict[tuple[Scope, int | None], str | None] = {}
         self._unused: dict[tuple[Scope, int | None], list[dict[str, Any]]] = {}
@@ -88,7 +149,7 @@ class GitLab:
         path = {"project_type": f"/projects/{owner}/runners", "group_type": f"/groups/{owner}/runners"}.get(
             scope, "/runners/all"
         )
-        with self._listing, self._explained():
+        with self._listing, _explained(self.url):
             if (scope, owner) not in self._unused:
                 self._unused[scope, owner] = list(
                     self._client.http_list(
@@ -100,7 +161,7 @@ class GitLab:
     def has_running_jobs(self, runner: int) -> bool:
         """Whether a runner has jobs that run; one that is gone has none."""
         try:
-            with self._explained():
+            with _explained(self.url):
                 jobs = self._client.http_list(f"/runners/{runner}/jobs", status="running", per_page=1, get_all=False)
                 return bool(list(jobs))
         except _Refused as refused:
@@ -121,17 +182,17 @@ class GitLab:
             raise
         expiry = found.get("token_expires_at")
         if "token_expires_at" not in found and self.can_list:
-            with self._explained():
+            with _explained(self.url):
                 variables = {"id": f"gid://gitlab/Ci::Runner/{runner}"}
                 answer: Any = self._client.http_post(
                     f"{self.url}/api/graphql", post_data={"query": _TOKEN_EXPIRY, "variables": variables}
                 )
             expiry = ((answer.get("data") or {}).get("runner") or {}).get("tokenExpiresAt")
-        return datetime.fromisoformat(expiry) if expiry else None
+        return _time(expiry)
 
     def delete_runner(self, runner: int) -> None:
         """Removes a registration by its id."""
-        with self._explained():
+        with _explained(self.url):
             self._client.runners.delete(runner)
 
     def runners_url(self, scope: Scope, owner: int | None) -> str | None:
@@ -157,19 +218,8 @@ class GitLab:
             raise
 
     def _get(self, path: str) -> dict[str, Any]:
-        with self._explained():
+        with _explained(self.url):
             answer = self._client.http_get(path)
         if not isinstance(answer, dict):
             raise ClientError(f"GitLab at {self.url} does not answer {path} as an API would; check gitlab:baseUrl")
         return answer
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except GitlabAuthenticationError as error:
-            raise ClientError(f"GitLab at {self.url} refuses the token: {error.error_message}") from error
-        except requests.RequestException as error:
-            raise ClientError(f"GitLab at {self.url} cannot be reached: {' '.join(str(error).split())}") from error
-        except GitlabError as error:
-            raise _Refused(f"GitLab at {self.url}: {error.error_message}", error.response_code) from error

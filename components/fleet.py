@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -53,7 +53,8 @@ class Shared:
 class FleetArgs:
     """`gitlab_config` is the gitlab provider's configuration, `gitlab_url` is GitLab as the runners reach it.
 
-    `token_expiry` is as in RegistrationArgs; `shared` is for a stack with layers.
+    `token_expiry` is as in RegistrationArgs; `own_tokens` says when the tokens expire that runners were given, by
+    runner. `shared` is for a stack with layers.
     """
 
     project: str
@@ -64,6 +65,7 @@ class FleetArgs:
     gitlab_config: Mapping[str, str]
     gitlab_url: str
     token_expiry: Callable[[int], datetime | None] | None = None
+    own_tokens: Mapping[str, datetime | None] = field(default_factory=dict)
     shared: Shared | None = None
 
 
@@ -120,6 +122,7 @@ class Fleet(pulumi.ComponentResource):
                     leftovers=args.leftovers,
                     provider=provider,
                     token_expiry=args.token_expiry,
+                    own_token_expiry=args.own_tokens.get(runner_name),
                     shared=(args.shared.gitlab or None) if args.shared is not None else None,
                 ),
                 opts=pulumi.ResourceOptions(parent=self),

@@ -26,7 +26,8 @@ class RegistrationArgs:
     `grace` is how long in seconds the jobs of a registration may keep it, `protect` keeps it from being removed or
     replaced. `pages` is the URL below which its owner's runners have their pages, None where that is unknown.
     `token_expiry` looks up when the token of a runner, given by its id, expires. `provider` and `token_expiry` are not
-    used for a runner with a token of its own. `shared` is what the stack's layers say of the gitlab provider.
+    used for a runner with a token of its own: `own_token_expiry` is when that one expires. `shared` is what the stack's
+    layers say of the gitlab provider.
     """
 
     runner: Runner
@@ -38,6 +39,7 @@ class RegistrationArgs:
     leftovers: Leftovers
     provider: gitlab.Provider | None
     token_expiry: Callable[[int], datetime | None] | None = None
+    own_token_expiry: datetime | None = None
     shared: Mapping[str, str] | None = None
 
 
@@ -62,7 +64,8 @@ class Registration(pulumi.ComponentResource):
             self.token = pulumi.Output.secret(runner.token.get_secret_value())
             self.runner_id = pulumi.Output.from_input(None)
             self.page = pulumi.Output.from_input(None)
-            self.token_expiry = pulumi.Output.from_input(None)
+            _warn_of(args.own_token_expiry, args, "make another runner in GitLab and set token to the one that it gets")
+            self.token_expiry = pulumi.Output.from_input(args.own_token_expiry)
         else:
             # Every field is written: one that is left out keeps what GitLab has.
             registered = gitlab.UserRunner(
@@ -106,13 +109,20 @@ class Registration(pulumi.ComponentResource):
         except ClientError as error:
             pulumi.log.warn(f"{args.key}: cannot tell when its token expires: {error}")
             return None
-        if expiry is not None and expiry - datetime.now(UTC) < timedelta(days=args.runner.expiry_warning_days):
-            ends = "expires" if expiry > datetime.now(UTC) else "has expired"
-            pulumi.log.warn(
-                f"{args.key}: its token {ends} on {expiry:%Y-%m-%d at %H:%M} UTC, and with it no job is taken; "
-                "change rotation (to today's date, for instance) and bring the stack up: it gets a new one"
-            )
+        _warn_of(
+            expiry,
+            args,
+            "change rotation (to today's date, for instance) and bring the stack up: it gets a new one",
+        )
         return expiry
+
+
+def _warn_of(expiry: datetime | None, args: RegistrationArgs, remedy: str) -> None:
+    if expiry is not None and expiry - datetime.now(UTC) < timedelta(days=args.runner.expiry_warning_days):
+        ends = "expires" if expiry > datetime.now(UTC) else "has expired"
+        pulumi.log.warn(
+            f"{args.key}: its token {ends} on {expiry:%Y-%m-%d at %H:%M} UTC, and with it no job is taken; {remedy}"
+        )
 
 
 def gitlab_provider(name: str, config: Mapping[str, str], opts: pulumi.ResourceOptions) -> gitlab.Provider:

@@ -49,7 +49,6 @@ REGISTRATION_FIELDS = {
     "paused",
     "maintenance_note",
     "rotation",
-    "expiry_warning_days",
 }
 
 

@@ -144,6 +144,8 @@ def test_tokens_expire_when_the_instance_says_so(sandbox: Sandbox) -> None:
     assert platform.runners.get(expiring["id"]).token_expires_at == expiring["token_expires_at"]
     assert platform.runners.get(forever["id"]).token_expires_at is None
     assert sandbox.take(expiring).status_code == 204
+    verified = sandbox.call("POST", "/api/v4/runners/verify", json={"token": expiring["token"], "system_id": "s_1"})
+    assert verified.json() == expiring
     assert sandbox.runner(runner_type="project_type", project_id=PROJECT_A, group_id=None)["token_expires_at"] is None
     with refusal(403):
         platform.http_put("/application/settings", post_data={"runner_token_expiration_interval": 7200})

@@ -6,14 +6,16 @@ That such a line ends a run before anything is created is shown by tests/engine/
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import gitlab
 import pytest
 
 from clients import ClientError
-from clients.gitlab import GitLab
+from clients.gitlab import GitLab, TokensUnknown, token_expiries
 from clients.lookups import Lookups, look_up
 from clients.openstack import Catalogue, CloudAccess, Endpoint, connect
 from sandbox.openstack import keystone
@@ -48,9 +50,9 @@ def without_clouds_yaml(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 def found(clouds: InProcess, config: dict[str, Any]) -> Lookups:
     """What the look-ups of a stack find."""
     settings = Settings.model_validate_json(json.dumps(config))
-    gitlab = GitLab(clouds.gitlab_url, {"token": clouds.tokens.platform}, {})
-    gitlab.check_token()
-    return look_up("sandbox", settings, Catalogue(clouds.connect), gitlab, preview=True)
+    asked = GitLab(clouds.gitlab_url, {"token": clouds.tokens.platform}, {})
+    asked.check_token()
+    return look_up("sandbox", settings, Catalogue(clouds.connect), asked, preview=True)
 
 
 def looked_up(
@@ -205,6 +207,62 @@ def test_a_token_that_gitlab_refuses_or_that_may_too_little(clouds: InProcess) -
 def test_a_gitlab_that_does_not_answer() -> None:
     with pytest.raises(ClientError, match=f"GitLab at {CLOSED} cannot be reached"):
         GitLab(CLOSED, {"token": "glpat-any"}, {}).check_token()
+
+
+@pytest.fixture
+def given(clouds: InProcess) -> Iterator[Callable[..., str]]:
+    """Registers a runner whose token holds for so many seconds, and returns it."""
+    administrator = gitlab.Gitlab(clouds.gitlab_url, private_token=clouds.tokens.administrator)
+    settings = administrator.settings.get()
+
+    def register(seconds: int | None) -> str:
+        settings.project_runner_token_expiration_interval = seconds
+        settings.save()
+        new = {"runner_type": "project_type", "project_id": 100, "tag_list": "docker"}
+        made: Any = administrator.http_post("/user/runners", post_data=new)
+        return str(made["token"])
+
+    yield register
+    settings.project_runner_token_expiration_interval = None
+    settings.save()
+
+
+def test_each_given_token_is_asked_for_once(clouds: InProcess, given: Callable[..., str]) -> None:
+    day, ever = given(24 * 60 * 60), given(None)
+    clouds.control("DELETE", "requests")
+    found = token_expiries(clouds.gitlab_url, {}, {"app": day, "web": day, "old": ever})
+    assert found["app"] == found["web"] != found["old"] is None
+    assert found["app"] is not None
+    assert 23 < (found["app"] - datetime.now(UTC)) / timedelta(hours=1) < 24
+    asked = clouds.requests(method="POST")
+    assert [entry["path"] for entry in asked] == ["/api/v4/runners/verify"] * 2
+    assert not {day, ever} & set(json.dumps(asked).replace('"', " ").split())
+
+
+def test_asking_again_makes_no_further_manager_of_a_runner(clouds: InProcess, given: Callable[..., str]) -> None:
+    token = given(None)
+    for _ in range(2):
+        token_expiries(clouds.gitlab_url, {}, {"app": token})
+    administrator = gitlab.Gitlab(clouds.gitlab_url, private_token=clouds.tokens.administrator)
+    newest = max(administrator.runners_all.list(get_all=True), key=lambda runner: int(runner.id))
+    (manager,) = administrator.http_list(f"/runners/{newest.id}/managers")
+    assert manager["system_id"] == "gitlab-runners"
+
+
+def test_given_tokens_that_gitlab_refuses(clouds: InProcess, given: Callable[..., str]) -> None:
+    tokens = {"app": "glrt-unknown-1", "web": given(None), "old": "glrt-unknown-2"}
+    with pytest.raises(ClientError) as error:
+        token_expiries(clouds.gitlab_url, {}, tokens)
+    told = f"GitLab at {clouds.gitlab_url}: 403 Forbidden: it has expired, or there is no such runner"
+    assert str(error.value).splitlines() == [f"runners.{name}.token: {told}" for name in ("app", "old")]
+
+
+@pytest.mark.parametrize("path", ["", "/elsewhere"], ids=["closed", "no API"])
+def test_a_gitlab_that_does_not_tell_of_given_tokens(clouds: InProcess, path: str) -> None:
+    url = f"{clouds.gitlab_url}{path}" if path else CLOSED
+    with pytest.raises(TokensUnknown, match=f"GitLab at {url}") as error:
+        token_expiries(url, {}, {"app": "glrt-secret"})
+    assert "glrt-secret" not in str(error.value)
 
 
 @pytest.mark.parametrize(

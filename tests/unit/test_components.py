@@ -150,6 +150,7 @@ def declare(
         gitlab_config={"baseUrl": "https://gitlab.example/api/v4/", "token": "glpat-secret"},
         gitlab_url="https://gitlab.example",
         token_expiry=lambda _runner: token_expiry,
+        own_tokens={name: token_expiry for name, runner in runners.items() if runner.token is not None},
         shared=shared,
     )
     outputs: dict[str, Any] = {}
@@ -624,9 +625,22 @@ def test_how_soon_is_the_stacks_to_say(warnings: list[str]) -> None:
     assert len(warnings) == 1
 
 
-def test_metrics_know_when_a_token_expires(registered: Registered) -> None:
+@pytest.mark.parametrize(("days", "told"), [(29, True), (31, False), (None, False)])
+@pytest.mark.usefixtures("registered")
+def test_so_is_one_of_a_runners_own(warnings: list[str], days: int | None, told: bool) -> None:
+    own = Runner.model_validate({"token": "glrt-given", "expiryWarningDays": 30})
+    declare(token_expiry=datetime.now(UTC) + timedelta(days=days) if days is not None else None, app=own)
+    assert len(warnings) == told
+    for line in warnings:
+        assert line.startswith("gitlab-runners:runners.app: its token expires on ")
+        assert line.endswith("make another runner in GitLab and set token to the one that it gets")
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["made by the program", "given"])
+def test_metrics_know_when_a_token_expires(registered: Registered, own: bool) -> None:
     expiry = datetime(2099, 1, 1, tzinfo=UTC)
-    declare(HOST.model_copy(update={"metrics_from": ("198.51.100.7/32",)}), token_expiry=expiry)
+    host = HOST.model_copy(update={"metrics_from": ("198.51.100.7/32",)})
+    declare(host, token_expiry=expiry, app=Runner.model_validate({"token": "glrt-given"}) if own else RUNNER)
     labels = registered.inputs("Container", "dev-1-app-config")["labels"]
     assert {"label": "gitlab-runners.token-expiry", "value": "4070908800"} in labels
 

@@ -288,10 +288,6 @@ def test_the_cache_is_set_in_one_place() -> None:
         ({"host": HOST | {"sshFrom": ["192.0.2.7/24"]}}, 'host.sshFrom[0]: "192.0.2.7/24": is not a CIDR'),
         ({"host": HOST | {"sshFrom": ["0.0.0.0/0"]}}, 'host.sshFrom[0]: "0.0.0.0/0": lets the whole internet'),
         (
-            {"runners": {"app": {"token": "glrt-x", "expiryWarningDays": 7}}},
-            "runners.app: expiryWarningDays is kept by the registration",
-        ),
-        (
             {"host": HOST | {"updates": {"rebootWindow": "2-5"}}},
             'host.updates.rebootWindow: "2-5": must be two times of day, like 02:00-05:00 (UTC)',
         ),
