@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from clients import ClientError
 from clients.gitlab import GitLab
 from clients.openstack import Catalogue, CloudAccess, Endpoint, docker_mtu
-from settings import ObjectStoreCache, OpenStackHost, S3Cache, Settings, hosts_of
+from settings import MINIMUM_MTU, ObjectStoreCache, OpenStackHost, S3Cache, Settings, hosts_of
 
 
 @dataclass(frozen=True)
@@ -113,9 +113,12 @@ def _machines(host: OpenStackHost, hosts: Mapping[str, OpenStackHost], catalogue
 
 def _machine(host: OpenStackHost, catalogue: Catalogue) -> Machine:
     networks = [host.network, *host.additional_networks]
+    mtu = docker_mtu(host.mtu, networks, catalogue)
+    if host.ipv6 and mtu < MINIMUM_MTU:
+        raise ClientError(f"host.ipv6: IPv6 needs an MTU of {MINIMUM_MTU} bytes, and the networks have {mtu}")
     return Machine(
         flavor_id=catalogue.flavor_id(host.flavor),
         image_id=catalogue.image_id(host.image),
         network_ids=[catalogue.network_id(network) for network in networks],
-        mtu=docker_mtu(host.mtu, networks, catalogue),
+        mtu=mtu,
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shlex
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,9 @@ if systemctl is-failed --quiet mount-docker-volume.service 2>/dev/null; then
   exit {_VOLUME_FAILED}
 fi
 docker version --format '{{{{.Server.Version}}}}'"""
+# GitLab Runner 19 cannot read what older ones tell of an IPv6 network, whose gateway they give with the length of its
+# prefix (mended in Docker Engine 28.0.1): no job would start.
+_OLDEST_WITH_READABLE_IPV6 = (28, 0, 1)
 _DOCKER_ANSWERS = "docker version --format '{{.Server.Version}}'"
 
 
@@ -108,7 +112,8 @@ async def machine_ready(machine: Machine, timeout: int, report: Callable[[str], 
 
 
 async def engine_ready(host: DockerHost, options: Sequence[str], report: Callable[[str], None]) -> None:
-    """Waits until an existing Docker Engine answers; `options` are for `ssh`. Raises ClientError."""
+    """Waits until an existing Docker Engine answers, and looks whether it can do what `host` wants of it; `options` are
+    for `ssh`. Raises ClientError."""
     url, timeout = host.url, host.ready_timeout
     parts = urlsplit(url)
 
@@ -128,12 +133,24 @@ async def engine_ready(host: DockerHost, options: Sequence[str], report: Callabl
         except DockerException as error:
             raise _NotYet(_line(str(error))) from error
 
-    await _until(
+    version = await _until(
         check_ssh if parts.scheme == "ssh" else check_socket,
         timeout,
         lambda reason: report(f"waiting for Docker at {url}: {reason}"),
         lambda reason: ClientError(f"Docker at {url} did not answer within {timeout} s: {reason}; check host.url"),
     )
+    if host.ipv6:
+        check_ipv6(f"Docker at {url}", version)
+
+
+def check_ipv6(engine: str, version: str) -> None:
+    """Raises ClientError when jobs cannot have IPv6 with this version of the Docker Engine; `engine` says which one."""
+    if tuple(map(int, re.findall(r"\d+", version)[:3])) < _OLDEST_WITH_READABLE_IPV6:
+        oldest = ".".join(map(str, _OLDEST_WITH_READABLE_IPV6))
+        raise ClientError(
+            f"host.ipv6: {engine} is {version}, but GitLab Runner makes IPv6 networks only with {oldest} or newer; use "
+            "an image with such an engine (host.docker: preinstalled), or leave ipv6 out"
+        )
 
 
 class Remnants:

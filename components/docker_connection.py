@@ -7,7 +7,7 @@ from typing import Any
 import pulumi
 import pulumi_docker as docker
 
-from clients.readiness import Kind, Machine, Remnants, machine_ready
+from clients.readiness import Kind, Machine, Remnants, check_ipv6, machine_ready
 from clients.ssh import Login, ssh_options
 from components.leftovers import BROKEN_OFF
 from components.virtual_machine import VirtualMachine
@@ -151,6 +151,8 @@ class DockerConnection(pulumi.ComponentResource):
         version = await machine_ready(
             machine, self._args.host.ready_timeout, lambda line: pulumi.log.info(line, resource=self, ephemeral=True)
         )
+        if self._args.host.ipv6:
+            check_ipv6(f"the Docker Engine of {machine.name}", version)
         if int(version.partition(".")[0]) < OLDEST_WITH_NETWORK_OPTIONS:
             pulumi.log.warn(
                 f"Docker {version} on {machine.name} takes no MTU for networks that jobs make by hand: they keep 1500. "

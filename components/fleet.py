@@ -143,6 +143,7 @@ class Fleet(pulumi.ComponentResource):
                         labels=self._labels(host, runner_name),
                         grace=settings.stop_grace_seconds,
                         mtu=host.mtu,
+                        ipv6=settings.host.ipv6,
                         ca_certificates=settings.host.ca_certificates,
                         proxy=settings.host.proxy,
                         registry_mirrors=settings.host.registry_mirrors,
@@ -253,7 +254,7 @@ class Fleet(pulumi.ComponentResource):
         assert args.lookups.cloud is not None
         assert self._hosts_group is not None
         found = args.lookups.workers[name]
-        files = files_for_jobs(runner, found.mtu, host.registry_mirrors, host.ca_certificates)
+        files = files_for_jobs(runner, found.mtu, host.registry_mirrors, host.ca_certificates, ipv6=host.ipv6)
         return WorkerGroup(
             f"{args.stack}-{name}",
             WorkerGroupArgs(

@@ -72,6 +72,7 @@ class RunnerManagerArgs:
     labels: dict[str, pulumi.Input[str]]
     grace: int
     mtu: int | None
+    ipv6: bool = False
     ca_certificates: Sequence[str] = ()
     proxy: ProxySettings | None = None
     registry_mirrors: Sequence[str] = ()
@@ -88,17 +89,22 @@ class RunnerManagerArgs:
     @property
     def files_for_jobs(self) -> dict[str, str]:
         """What jobs get from the machine they run on; see the function."""
-        return files_for_jobs(self.runner, self.mtu, self.registry_mirrors, self.ca_certificates)
+        return files_for_jobs(self.runner, self.mtu, self.registry_mirrors, self.ca_certificates, ipv6=self.ipv6)
 
 
 def files_for_jobs(
-    runner: Runner, mtu: int | None, registry_mirrors: Sequence[str], ca_certificates: Sequence[str]
+    runner: Runner,
+    mtu: int | None,
+    registry_mirrors: Sequence[str],
+    ca_certificates: Sequence[str],
+    *,
+    ipv6: bool = False,
 ) -> dict[str, str]:
     """Files below /etc/gitlab-runner that containers of jobs get from the machine they run on: daemon.json of
     Docker-in-Docker, where it is not the service's own, and further CAs."""
     files = {}
-    if runner.builds == "dind" and (mtu is not None or registry_mirrors):
-        files[_DIND_CONFIGURATION] = dind_daemon_json(mtu, registry_mirrors)
+    if runner.builds == "dind" and (mtu is not None or registry_mirrors or ipv6):
+        files[_DIND_CONFIGURATION] = dind_daemon_json(mtu, registry_mirrors, ipv6=ipv6)
     if ca_certificates:
         files[_CA_FILE] = "".join(ca_certificates)
     return files
@@ -244,6 +250,7 @@ class RunnerManager(pulumi.ComponentResource):
                     volumes=runner.volumes,
                     environment=args.proxy_environment | runner.environment,
                     mtu=args.mtu,
+                    ipv6=args.ipv6,
                     dind=dind,
                     listen_address=MANAGERS_LISTEN_ADDRESS if args.metrics else None,
                     ca_file=f"{folder}/{_CA_FILE}" if args.ca_certificates else None,

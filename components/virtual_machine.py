@@ -169,6 +169,7 @@ class VirtualMachine(pulumi.ComponentResource):
                     updates=Updates(host.updates.reboot_window, args.number) if host.updates else None,
                     metrics=bool(host.metrics_from),
                     docker_volume=DockerVolume(volume_id) if volume_id is not None else None,
+                    ipv6=host.ipv6,
                 )
             )
 

@@ -142,6 +142,7 @@ class WorkerGroup(pulumi.ComponentResource):
                 proxy=Proxy(host.proxy.http, host.proxy.https, host.proxy.no_proxy) if host.proxy else None,
                 prune=Prune(host.prune.older_than_hours, host.prune.free_percent) if host.prune else None,
                 files=self._args.files,
+                ipv6=host.ipv6,
             )
         )
 

@@ -18,8 +18,8 @@ from renderers.metrics import (
     METRICS_SCRIPT,
     METRICS_SERVER,
     METRICS_SOCKET_UNIT,
-    METRICS_UNITS,
     NODE_EXPORTER_PACKAGE,
+    metrics_units,
 )
 from renderers.proxy import Proxy, proxy_drop_in, proxy_environment
 from renderers.prune import PRUNE_SCRIPT, PRUNE_SERVICE, PRUNE_TIMER, Prune, prune_script
@@ -27,7 +27,10 @@ from renderers.updates import UPDATE_PROGRAM, UPDATE_SCRIPT, UPDATE_TIMER_UNIT, 
 
 # Commands that cloud-init puts on the machine's PATH; the readiness check runs them over SSH.
 CHECK_MTU = "check-mtu"
+# Where Nova's metadata service answers, over IPv6 too (Nova docs, "Metadata service").
 _METADATA_ADDRESS = "169.254.169.254"
+_METADATA_IPV6_ADDRESS = "fe80::a9fe:a9fe"
+_KEEP_ROUTES = "/usr/local/sbin/keep-ipv6-routes"
 
 
 @dataclass(frozen=True)
@@ -60,24 +63,24 @@ class CloudInit:
     """Further files, by path."""
     docker_volume: DockerVolume | None = None
     """None keeps Docker's data on the disk that the machine boots from."""
+    ipv6: bool = False
+    """Whether containers have IPv6 addresses."""
 
 
 def user_data(machine: CloudInit) -> str:
     """cloud-config of a machine; keys as in cloud-init's module reference."""
+    mtu, mirrors, ipv6 = machine.mtu, machine.registry_mirrors, machine.ipv6
     configuration: dict[str, Any] = {
         "users": ["default", {"name": machine.user, "groups": ["docker"]}],
         "ssh_pwauth": False,
         "ssh_deletekeys": True,
         **_ssh_keys(machine),
         "write_files": [
-            _file("/etc/docker/daemon.json", daemon_json(machine.mtu, machine.registry_mirrors)),
-            _file(
-                "/etc/docker/daemon-before-24.json",
-                daemon_json(machine.mtu, machine.registry_mirrors, network_options=False),
-            ),
+            _file("/etc/docker/daemon.json", daemon_json(mtu, mirrors, ipv6=ipv6)),
+            _file("/etc/docker/daemon-before-24.json", daemon_json(mtu, mirrors, network_options=False, ipv6=ipv6)),
             _file("/usr/local/sbin/choose-docker-configuration", _CHOOSE_DOCKER_CONFIGURATION, "0755"),
             _file("/etc/systemd/system/docker.service.d/10-configuration.conf", _DOCKER_DROP_IN),
-            _file("/etc/systemd/system/block-metadata.service", _BLOCK_METADATA_UNIT),
+            _file("/etc/systemd/system/block-metadata.service", _block_metadata_unit(ipv6)),
             _file("/etc/ssh/sshd_config.d/10-docker-clients.conf", _SSHD),
             _file(f"/usr/local/bin/{CHECK_MTU}", _check_mtu(machine.mtu), "0755"),
             *(_file(path, content) for path, content in machine.files.items()),
@@ -93,6 +96,11 @@ def user_data(machine: CloudInit) -> str:
         ["sh", "-c", "systemctl is-active --quiet docker || systemctl restart docker"],
         [f"/usr/local/bin/{CHECK_MTU}"],
     ]
+    if ipv6:
+        configuration["write_files"] += [
+            _file(_KEEP_ROUTES, _KEEP_IPV6_ROUTES, "0755"),
+            _file("/etc/systemd/system/docker.service.d/30-ipv6.conf", _IPV6_DROP_IN),
+        ]
     if machine.ca_certificates:
         # Before packages are installed, so before dockerd starts (cloud-init's modules run in that order).
         configuration["ca_certs"] = {"trusted": list(machine.ca_certificates)}
@@ -117,7 +125,7 @@ def user_data(machine: CloudInit) -> str:
         configuration["runcmd"].append(["systemctl", "enable", "--now", UPDATE_TIMER_UNIT])
     if machine.metrics:
         configuration["write_files"].append(_file(METRICS_SCRIPT, METRICS_SERVER, "0755"))
-        configuration["write_files"] += [_file(path, unit) for path, unit in METRICS_UNITS.items()]
+        configuration["write_files"] += [_file(path, unit) for path, unit in metrics_units(ipv6=ipv6).items()]
         if machine.install_docker:
             configuration["packages"].append(NODE_EXPORTER_PACKAGE)
         configuration["runcmd"].append(["systemctl", "enable", "--now", METRICS_SOCKET_UNIT])
@@ -164,9 +172,35 @@ _DOCKER_DROP_IN = dedent("""\
     ExecStartPre=/usr/local/sbin/choose-docker-configuration
 """)
 
-# The raw table is not dockerd's: its restarts leave the rule alone. Packets from containers pass PREROUTING, the
-# machine's own do not.
-_BLOCK_METADATA_UNIT = dedent(f"""\
+# dockerd makes the kernel forward, and a kernel that forwards ignores the router advertisements by which it has its
+# addresses and routes, unless this is 2 (Linux, ip-sysctl). Where something else reads them it is 0.
+_KEEP_IPV6_ROUTES = dedent("""\
+    #!/bin/sh
+    for device in /sys/class/net/*/device; do
+      setting=/proc/sys/net/ipv6/conf/$(basename "${device%/device}")/accept_ra
+      if [ -e "$setting" ] && [ "$(cat "$setting")" = 1 ]; then echo 2 >"$setting"; fi
+    done
+""")
+
+_IPV6_DROP_IN = dedent(f"""\
+    [Service]
+    ExecStartPre=-{_KEEP_ROUTES}
+""")
+
+
+def _block_metadata_unit(ipv6: bool) -> str:
+    # The raw table is not dockerd's: its restarts leave the rule alone. Packets from containers pass PREROUTING, the
+    # machine's own do not.
+    rules = {"iptables": _METADATA_ADDRESS} | ({"ip6tables": _METADATA_IPV6_ADDRESS} if ipv6 else {})
+    start = "\n".join(
+        f"ExecStart=/bin/sh -c '{command} -w -t raw -C PREROUTING -d {address} -j DROP \\\n"
+        f"  || {command} -w -t raw -I PREROUTING -d {address} -j DROP'"
+        for command, address in rules.items()
+    )
+    return _BLOCK_METADATA_UNIT.format(start=start)
+
+
+_BLOCK_METADATA_UNIT = dedent("""\
     [Unit]
     Description=Keep containers away from the metadata service
     Before=docker.service
@@ -174,8 +208,7 @@ _BLOCK_METADATA_UNIT = dedent(f"""\
     [Service]
     Type=oneshot
     RemainAfterExit=yes
-    ExecStart=/bin/sh -c 'iptables -w -t raw -C PREROUTING -d {_METADATA_ADDRESS} -j DROP \\
-      || iptables -w -t raw -I PREROUTING -d {_METADATA_ADDRESS} -j DROP'
+    {start}
 
     [Install]
     WantedBy=multi-user.target

@@ -89,6 +89,8 @@ class ConfigToml:
     environment: Mapping[str, str] = field(default_factory=dict)
     mtu: int | None = None
     """MTU of the network made for each job, in bytes; None leaves Docker's own."""
+    ipv6: bool = False
+    """Whether that network has IPv6, which the engine must have too."""
     dind: Dind | None = None
     ca_file: str | None = None
     """Path on the host of further CAs (PEM), which the manager sees at /etc/gitlab-runner/certs/ca.crt."""
@@ -174,6 +176,7 @@ def _docker(manager: ConfigToml) -> dict[str, Any]:
         "service_cpus": manager.service_limits.cpus,
         # Only used for the networks that FF_NETWORK_PER_BUILD makes.
         "network_mtu": manager.mtu,
+        "enable_ipv6": manager.ipv6 or None,
     }
     docker |= {key: value for key, value in optional.items() if value not in (None, [])}
     if manager.dind is not None:

@@ -18,6 +18,7 @@ RUNNER_LABEL = "gitlab-runners.runner"
 """Label of all that belongs to a runner on a host: its name in the stack."""
 TOKEN_EXPIRY_LABEL = "gitlab-runners.token-expiry"
 """Label of a configuration whose token expires: when, in seconds since 1970."""
+METRICS_SOCKET_UNIT = "runner-metrics.socket"
 NODE_EXPORTER_PACKAGE = "prometheus-node-exporter"
 _NODE_EXPORTER_PORT = 9100
 
@@ -100,27 +101,30 @@ METRICS_SERVER = dedent(f"""\
     fi
 """)
 
-# A job reaches its machine by the address of its network's bridge, which no security group sees.
-_BLOCK_JOBS = " && ".join(
-    f"{{ iptables -w -t raw -C {rule} || iptables -w -t raw -I {rule}; }}"
-    for rule in (
-        f"PREROUTING -i {bridge} -p tcp --dport {METRICS_PORT} -m addrtype --dst-type LOCAL -j DROP"
-        for bridge in ("docker0", "br-+")
+
+def _socket(ipv6: bool) -> str:
+    # A job reaches its machine by the address of its network's bridge, which no security group sees.
+    block_jobs = " && ".join(
+        f"{{ {command} -w -t raw -C {rule} || {command} -w -t raw -I {rule}; }}"
+        for command in (("iptables", "ip6tables") if ipv6 else ("iptables",))
+        for rule in (
+            f"PREROUTING -i {bridge} -p tcp --dport {METRICS_PORT} -m addrtype --dst-type LOCAL -j DROP"
+            for bridge in ("docker0", "br-+")
+        )
     )
-)
+    return dedent(f"""\
+        [Unit]
+        Description=Metrics of this machine and of its runner managers
 
-_METRICS_SOCKET = dedent(f"""\
-    [Unit]
-    Description=Metrics of this machine and of its runner managers
+        [Socket]
+        ListenStream={METRICS_PORT}
+        Accept=yes
+        ExecStartPre=/bin/sh -c '{block_jobs}'
 
-    [Socket]
-    ListenStream={METRICS_PORT}
-    Accept=yes
-    ExecStartPre=/bin/sh -c '{_BLOCK_JOBS}'
+        [Install]
+        WantedBy=sockets.target
+    """)
 
-    [Install]
-    WantedBy=sockets.target
-""")
 
 _METRICS_SERVICE = dedent(f"""\
     [Unit]
@@ -144,10 +148,11 @@ _NODE_EXPORTER_DROP_IN = dedent(f"""\
     ExecStart=/usr/bin/prometheus-node-exporter --web.listen-address=127.0.0.1:{_NODE_EXPORTER_PORT}
 """)
 
-METRICS_UNITS = {
-    "/etc/systemd/system/runner-metrics.socket": _METRICS_SOCKET,
-    "/etc/systemd/system/runner-metrics@.service": _METRICS_SERVICE,
-    "/etc/systemd/system/prometheus-node-exporter.service.d/10-listen.conf": _NODE_EXPORTER_DROP_IN,
-}
-"""Files by their paths."""
-METRICS_SOCKET_UNIT = "runner-metrics.socket"
+
+def metrics_units(*, ipv6: bool) -> dict[str, str]:
+    """Files by their paths; `ipv6` says whether containers have IPv6 addresses."""
+    return {
+        "/etc/systemd/system/runner-metrics.socket": _socket(ipv6),
+        "/etc/systemd/system/runner-metrics@.service": _METRICS_SERVICE,
+        "/etc/systemd/system/prometheus-node-exporter.service.d/10-listen.conf": _NODE_EXPORTER_DROP_IN,
+    }

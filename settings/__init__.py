@@ -5,6 +5,7 @@ from settings.hosts import host_names, hosts_of, lives_on
 from settings.layers import Owner, effective
 from settings.load import load
 from settings.model import (
+    MINIMUM_MTU,
     Autoscaler,
     AutoscalerPolicy,
     BootVolume,
@@ -26,6 +27,7 @@ from settings.model import (
 )
 
 __all__ = [
+    "MINIMUM_MTU",
     "Autoscaler",
     "AutoscalerPolicy",
     "BootVolume",

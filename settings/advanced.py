@@ -52,6 +52,7 @@ _REFUSED_OF_RUNNERS = {
     "docker.cpus": "is set by jobLimits.cpus",
     "docker.device_cgroup_rules": _DEVICE,
     "docker.devices": _DEVICE,
+    "docker.enable_ipv6": "is set by the host's ipv6",
     "docker.host": _ENGINE,
     "docker.image": "is set by image",
     "docker.ipcmode": _LIMIT,

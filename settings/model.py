@@ -412,6 +412,9 @@ class OpenStackHost(_Model):
     ssh: Ssh = Ssh()
     mtu: Mtu = "auto"
     """Docker's MTU in bytes: auto takes the smallest of the attached networks' from Neutron, a number overrides it."""
+    ipv6: Flag = False
+    """Containers have IPv6 addresses too, on every network of jobs and inside of Docker-in-Docker: unique local ones,
+    which the machine translates into its own. Needs a network with an IPv6 subnet, and Docker 28.0.1 or newer."""
     docker: Literal["distribution", "preinstalled"] = "distribution"
     """Where Docker comes from: installed by cloud-init from the distribution (docker.io), or already in the image."""
     registry_mirrors: tuple[Mirror, ...] = ()
@@ -462,6 +465,8 @@ class DockerHost(_Model):
     """Folder with ca.pem, cert.pem and key.pem for a tcp:// URL with TLS."""
     mtu: int | None = Field(None, ge=MINIMUM_MTU, le=MAXIMUM_MTU)
     """MTU in bytes for job networks and Docker-in-Docker; the engine's own when absent."""
+    ipv6: Flag = False
+    """Job networks and Docker-in-Docker have IPv6 addresses too. Needs Docker 28.0.1 or newer."""
     registry_mirrors: tuple[Mirror, ...] = ()
     """Mirrors of Docker Hub for Docker-in-Docker; the engine's own are in its daemon.json."""
     ca_certificates: tuple[Certificate, ...] = ()

@@ -26,6 +26,17 @@ from scripts.stack import Stack, sandbox_stack
 ROOT = Path(__file__).parents[2]
 OWN_LABEL = "gitlab-runners.stack"
 Plan = dict[str, str]
+# What a job with a Docker-in-Docker service needs to reach it, and to have an image of its own shell there (with the C
+# library of Docker's own image).
+DIND_TLS = {"DOCKER_HOST": "tcp://docker:2376", "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": "/certs/client"}
+SHELL_IN_DIND = [
+    "until docker info >/dev/null 2>&1; do sleep 1; done",
+    "mkdir -p /tmp/shell/bin /tmp/shell/lib /tmp/shell/tmp",
+    "cp /bin/busybox /tmp/shell/bin/",
+    "cp /lib/ld-musl-* /tmp/shell/lib/ || true",
+    "/bin/busybox --install /tmp/shell/bin",
+    "tar -C /tmp/shell -c . | docker import - shell",
+]
 
 
 class Clouds:

@@ -17,7 +17,7 @@ from docker.models.containers import Container
 from renderers.cloud_init import CloudInit, user_data
 from sandbox.engine import Engine
 from tests.ci.images import CLI_IMAGE, DIND_IMAGE, ensure
-from tests.engine.harness import ROOT, Project, Sandbox, inside, wait_until
+from tests.engine.harness import DIND_TLS, ROOT, SHELL_IN_DIND, Project, Sandbox, inside, wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.acceptance, pytest.mark.xdist_group("attacks")]
 
@@ -48,17 +48,8 @@ ATTACKS = {
 # Here the job can have its Docker-in-Docker service do it.
 BY_THE_SERVICE = ("mount file systems", "read the host's disks", "change the host's kernel settings")
 SETTING = "/proc/sys/vm/swappiness"
-# An image of the job's own shell (with the C library of Docker's own image), and that it works.
-SHELL_IN_DIND = [
-    "until docker info >/dev/null 2>&1; do sleep 1; done",
-    "mkdir -p /tmp/shell/bin /tmp/shell/lib /tmp/shell/tmp",
-    "cp /bin/busybox /tmp/shell/bin/",
-    "cp /lib/ld-musl-* /tmp/shell/lib/ || true",
-    "/bin/busybox --install /tmp/shell/bin",
-    "tar -C /tmp/shell -c . | docker import - shell",
-    "docker run --rm --privileged shell sh -c true",
-]
-TLS = {"DOCKER_HOST": "tcp://docker:2376", "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": "/certs/client"}
+# That such an image works, too.
+SHELL = [*SHELL_IN_DIND, "docker run --rm --privileged shell sh -c true"]
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +134,7 @@ def attacked(sandbox: Sandbox, image: str, mode: str, disk: Path) -> dict[str, b
         run = f"docker run --rm --privileged {settings} shell sh -c"
         through = {name: f"{run} '{ATTACKS[name].replace(chr(39), chr(34))}'" for name in BY_THE_SERVICE}
         more = {"image": CLI_IMAGE, "services": [{"name": DIND_IMAGE, "alias": "docker"}]}
-        results |= outcome(sandbox, through, SHELL_IN_DIND, tags=[mode], variables=variables | TLS, **more)
+        results |= outcome(sandbox, through, SHELL, tags=[mode], variables=variables | DIND_TLS, **more)
     container.kill()
     return results
 

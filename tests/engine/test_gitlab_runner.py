@@ -39,6 +39,7 @@ FULL = ConfigToml(
         "volumes": ("/cache",),
         "environment": {"KEY": "value"},
         "mtu": 1450,
+        "ipv6": True,
         "dind": Dind("/var/lib/docker/volumes/x/_data/dind-daemon.json"),
         "ca_file": "/var/lib/docker/volumes/x/_data/ca.crt",
         "listen_address": "0.0.0.0:9252",

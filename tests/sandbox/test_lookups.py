@@ -100,6 +100,21 @@ def test_a_name_that_the_cloud_does_not_know(clouds: InProcess, host: dict[str, 
     assert line in looked_up(clouds, host)
 
 
+def test_a_network_that_is_too_narrow_for_ipv6(clouds: InProcess) -> None:
+    network = clouds.connect().network.find_network("runners", ignore_missing=False)
+    store = clouds.store
+    document = store.get("neutron.network", network.id)
+    assert document is not None
+    store.put("neutron.network", network.id, document | {"mtu": 1279})
+    try:
+        assert (
+            looked_up(clouds, {"ipv6": True})
+            == "host.ipv6: IPv6 needs an MTU of 1280 bytes, and the networks have 1279"
+        )
+    finally:
+        store.put("neutron.network", network.id, document)
+
+
 def test_workers_are_looked_up_as_their_hosts_are(clouds: InProcess) -> None:
     scaler = {"plugin": "registry.example/fleeting-plugin-openstack:1.2.3", "maxInstances": 2, "flavor": "m1.large"}
     runner = {"project": 100, "tags": ["docker"], "executor": "autoscaler"}

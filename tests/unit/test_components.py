@@ -17,6 +17,7 @@ from clients.lookups import Lookups, Machine
 from clients.openstack import CloudAccess, Endpoint
 from components.fleet import Fleet, FleetArgs, Shared
 from settings import (
+    Autoscaler,
     DockerHost,
     DockerVolume,
     HostOverride,
@@ -469,6 +470,28 @@ def test_mirrors_reach_docker_in_docker(registered: Registered) -> None:
         assert json.loads(upload["content"])["registry-mirrors"] == ["https://mirror.example"]
         volumes = config_toml(registered, "dev-1-app")["runners"][0]["docker"]["volumes"]
         assert "/volumes/dev-1-app/dind-daemon.json:/etc/docker/daemon.json:ro" in volumes
+
+
+def test_jobs_and_docker_in_docker_have_ipv6_on_every_kind_of_host(registered: Registered) -> None:
+    existing = DockerHost(kind="docker", url="unix:///var/run/docker.sock", ipv6=True)
+    for host in (HOST.model_copy(update={"ipv6": True}), existing):
+        registered.resources.clear()
+        declare(host, app=Runner(project=1, tags=("a",), builds="dind"))
+        _, upload = registered.inputs("Container", "dev-1-app-config")["uploads"]
+        assert json.loads(upload["content"])["ipv6"] is True
+        docker = config_toml(registered, "dev-1-app")["runners"][0]["docker"]
+        assert docker["enable_ipv6"] is True
+        assert "/volumes/dev-1-app/dind-daemon.json:/etc/docker/daemon.json:ro" in docker["volumes"]
+
+
+def test_the_machines_engine_has_ipv6_and_so_have_workers(registered: Registered) -> None:
+    scaler = Autoscaler(plugin="registry.example/fleeting-plugin-openstack:1.2.3", max_instances=2)
+    app = Runner(project=1, tags=("a",), executor="autoscaler", autoscaler=scaler)
+    declare(HOST.model_copy(update={"ipv6": True}), app=app)
+    assert "fe80::a9fe:a9fe" in registered.inputs("Instance", "dev-1")["userData"]
+    runner = config_toml(registered, "dev-1-app")["runners"][0]
+    assert runner["docker"]["enable_ipv6"] is True
+    assert "fe80::a9fe:a9fe" in runner["autoscaler"]["plugin_config"]["server_spec"]["user_data"]
 
 
 def test_managers_and_machines_get_further_cas(registered: Registered) -> None:

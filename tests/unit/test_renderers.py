@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import re
 import subprocess
 import tomllib
+from ipaddress import ip_network
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -75,6 +77,28 @@ def test_docker_in_docker_gets_the_mtu_twice_and_nothing_else() -> None:
         "mtu": 1450,
         "default-network-opts": {"bridge": {"com.docker.network.driver.mtu": "1450"}},
     }
+
+
+def test_both_engines_get_ipv6_and_never_the_same_networks() -> None:
+    outer, inner = json.loads(daemon_json(1450, ipv6=True)), json.loads(dind_daemon_json(1450, ipv6=True))
+    networks = []
+    for engine in (outer, inner):
+        assert engine["ipv6"] is True
+        # Both, or engines before 27.0 would neither translate nor keep networks apart, or not start.
+        assert engine["ip6tables"] is engine["experimental"] is True
+        ipv4, ipv6 = engine["default-address-pools"]
+        assert ipv4 == {"base": "172.16.0.0/12", "size": 24}
+        pool = ip_network(ipv6["base"])
+        # As many as of IPv4, and engines before 27.0 cannot count beyond the last 64 bits.
+        assert ipv6["size"] - pool.prefixlen == 24 - 12
+        assert ipv6["size"] > 64
+        networks += [ip_network(engine["fixed-cidr-v6"]), pool]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(networks, 2))
+    assert all(str(network).startswith("fd") for network in networks)
+    pools = {"default-address-pools": outer["default-address-pools"]}
+    assert outer.items() >= (json.loads(daemon_json(1450)) | pools).items()
+    assert inner.items() >= json.loads(dind_daemon_json(1450)).items()
+    assert "mtu" not in json.loads(dind_daemon_json(None, ipv6=True))
 
 
 def test_both_engines_get_the_mirrors() -> None:
@@ -217,6 +241,10 @@ def test_further_global_keys_are_added() -> None:
     assert tomllib.loads(config_toml(ConfigToml(**vars(MANAGER) | {"advanced_global": more}))) == plain | more
 
 
+def test_the_networks_of_jobs_have_ipv6_where_the_host_has() -> None:
+    assert rendered(ipv6=True)["docker"] == rendered()["docker"] | {"enable_ipv6": True}
+
+
 def test_without_an_mtu_docker_keeps_its_own() -> None:
     docker = tomllib.loads(config_toml(ConfigToml(**vars(MANAGER) | {"mtu": None})))["runners"][0]["docker"]
     assert "network_mtu" not in docker
@@ -297,6 +325,46 @@ def test_containers_are_kept_from_the_metadata_service() -> None:
     unit = files()["/etc/systemd/system/block-metadata.service"]["content"]
     assert "-t raw -I PREROUTING -d 169.254.169.254 -j DROP" in unit
     assert ["systemctl", "enable", "--now", "block-metadata.service"] in cloud_config()["runcmd"]
+
+
+IPV6 = CloudInit(**vars(MACHINE) | {"ipv6": True, "metrics": True})
+
+
+def test_so_they_are_over_ipv6() -> None:
+    unit = files(IPV6)["/etc/systemd/system/block-metadata.service"]["content"]
+    assert "\nExecStart=/bin/sh -c 'ip6tables -w -t raw -C PREROUTING -d fe80::a9fe:a9fe -j DROP \\\n" in unit
+    assert "iptables -w -t raw -I PREROUTING -d 169.254.169.254 -j DROP" in unit
+    assert "ip6tables" in files(IPV6)["/etc/systemd/system/runner-metrics.socket"]["content"]
+
+
+def test_old_and_new_engines_of_a_machine_get_ipv6() -> None:
+    written = files(IPV6)
+    for name in ("daemon.json", "daemon-before-24.json"):
+        assert json.loads(written[f"/etc/docker/{name}"]["content"])["ipv6"] is True
+
+
+def test_without_ipv6_nothing_tells_of_it() -> None:
+    plain = user_data(CloudInit(**vars(IPV6) | {"ipv6": False}))
+    assert not re.search("ipv6|ip6tables|fe80", plain)
+
+
+@pytest.mark.parametrize(("before", "after"), [("1", "2"), ("0", "0"), ("2", "2")])
+def test_a_machine_that_forwards_keeps_its_own_ipv6_routes(tmp_path: Path, before: str, after: str) -> None:
+    interfaces = {"eth0": True, "docker0": False}
+    for name, is_device in interfaces.items():
+        (tmp_path / "class" / name / ("device" if is_device else "bridge")).mkdir(parents=True)
+        (tmp_path / "conf" / name).mkdir(parents=True)
+        (tmp_path / "conf" / name / "accept_ra").write_text(f"{before}\n")
+    # An interface without IPv6.
+    (tmp_path / "class" / "eth1" / "device").mkdir(parents=True)
+    script = files(IPV6)["/usr/local/sbin/keep-ipv6-routes"]["content"]
+    script = script.replace("/sys/class/net", str(tmp_path / "class"))
+    script = script.replace("/proc/sys/net/ipv6/conf", str(tmp_path / "conf"))
+    result = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert result.stderr == ""
+    settings = {name: (tmp_path / "conf" / name / "accept_ra").read_text().strip() for name in interfaces}
+    # A container must not tell the machine its routes.
+    assert settings == {"eth0": after, "docker0": before}
 
 
 def test_the_machine_prunes_on_a_timer() -> None:
@@ -425,9 +493,9 @@ def test_the_metrics_port_gives_out_metrics_and_nothing_else(tmp_path: Path, req
 
 
 def test_scripts_are_executable_and_valid_shell(tmp_path: Path) -> None:
-    everything = CloudInit(**vars(METRICS) | {"updates": Updates("02:00-05:00", 1)})
+    everything = CloudInit(**vars(METRICS) | {"updates": Updates("02:00-05:00", 1), "ipv6": True})
     scripts = [file for file in files(everything).values() if file["content"].startswith("#!/bin/")]
-    assert len(scripts) == 5
+    assert len(scripts) == 6
     for script in scripts:
         assert script["permissions"] == "0755"
         path = tmp_path / "script"

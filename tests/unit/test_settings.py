@@ -532,6 +532,7 @@ def test_keys_of_config_toml_without_a_setting_go_through() -> None:
         ({"docker": {"memory": "2g"}}, "docker.memory: is set by jobLimits.memory"),
         ({"docker": {"volumes": []}}, "docker.volumes: is set by volumes"),
         ({"docker": {"network_mtu": 1400}}, "docker.network_mtu: is set by the host's mtu"),
+        ({"docker": {"enable_ipv6": True}}, "docker.enable_ipv6: is set by the host's ipv6"),
         (
             {"feature_flags": {"FF_NETWORK_PER_BUILD": False}},
             "feature_flags.FF_NETWORK_PER_BUILD: is set by the program: the MTU of jobs depends on it",
