@@ -85,8 +85,16 @@ _REFUSED_OF_MANAGERS = {
     "machine": _EXECUTOR,
     "runners": "is set by runners",
 }
-# Values that would undo the confinement of jobs, by key.
-_VALUES: Mapping[str, Callable[[Any], str | None]] = {"docker.cap_add": capability_mistake}
+# Those that GitLab Runner knows (its schema of config.toml).
+_SHELLS = ("bash", "sh", "cmd", "pwsh", "powershell")
+
+
+def _shell_mistake(shell: str) -> str | None:
+    return None if shell in _SHELLS else f"must be {', '.join(_SHELLS[:-1])} or {_SHELLS[-1]}"
+
+
+# What is wrong with a value of the right type, by key.
+_VALUES: Mapping[str, Callable[[Any], str | None]] = {"docker.cap_add": capability_mistake, "shell": _shell_mistake}
 
 _DURATION = r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$"
 _TEXT = {"type": "string"}
@@ -204,7 +212,7 @@ class Section:
             return self.schema(f"{key}.")
         if kind == "tables":
             return {"type": "array", "items": self.schema(f"{key}[].")}
-        return _TYPES[kind].schema
+        return _TYPES[kind].schema | ({"enum": list(_SHELLS)} if key == "shell" else {})
 
     def _mistakes(self, given: Mapping[str, Any], path: str = "", location: _Location = ()) -> Iterator[_Mistake]:
         """What is wrong below `path`, which ends with a dot where it is not empty."""

@@ -517,6 +517,7 @@ def test_keys_of_config_toml_without_a_setting_go_through() -> None:
         ({"output_limit": "8192"}, "output_limit: must be a whole number"),
         ({"output_limit": True}, "output_limit: must be a whole number"),
         ({"shell": 1}, "shell: must be text"),
+        ({"shell": "zsh"}, "shell: must be bash, sh, cmd, pwsh or powershell"),
         ({"debug_trace_disabled": "yes"}, "debug_trace_disabled: must be true or false"),
         ({"unhealthy_interval": 120}, "unhealthy_interval: must be a duration like 30s or 1h30m"),
         ({"docker": 1}, "docker: must be a table: keys with values"),
@@ -724,6 +725,7 @@ def test_editors_underline_what_the_program_refuses() -> None:
     assert in_editor(host=HOST, runners={"app": RUNNER | {"jobLimits": {"memory": "2 GB"}}})
     assert in_editor(host=HOST, runners={"app": RUNNER | {"advanced": {"docker": {"privileged": True}}}})
     assert in_editor(host=HOST, runners={"app": RUNNER | {"advanced": {"output_limit": "1"}}})
+    assert in_editor(host=HOST, runners={"app": RUNNER | {"advanced": {"shell": "zsh"}}})
 
 
 def schema_of(path: Path) -> str:
