@@ -115,7 +115,7 @@ class Fleet(pulumi.ComponentResource):
                 RegistrationArgs(
                     runner=runner,
                     key=f"gitlab-runners:runners.{runner_name}",
-                    description=self._description(runner_name, runner),
+                    description=runner.registered_as(args.stack, runner_name, shared=args.shared is not None),
                     pages=args.lookups.runner_pages.get(runner_name),
                     grace=settings.stop_grace_seconds,
                     protect=settings.protect,
@@ -278,12 +278,6 @@ class Fleet(pulumi.ComponentResource):
             return host
         named = vars(self._args.shared.owner)
         return host.model_copy(update={"tags": (*host.tags, *(f"{key}={value}" for key, value in named.items()))})
-
-    def _description(self, name: str, runner: Runner) -> str:
-        if not runner.description:
-            return f"{self._args.stack} {name}"
-        # A team's file says one for all of its stacks, and each must find its own again.
-        return runner.description if self._args.shared is None else f"{runner.description} ({self._args.stack})"
 
     def _existing(self, host: DockerHost) -> _Host:
         (name,) = host_names(self._args.stack, 1)

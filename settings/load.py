@@ -16,6 +16,7 @@ from settings.layers import Layers, Location, decoded
 from settings.model import (
     LABEL,
     MAXIMUM_NAME_LENGTH,
+    MAXIMUM_TEXT_LENGTH,
     NAME_SUFFIX_LENGTH,
     Autoscaler,
     AutoscalerPolicy,
@@ -85,6 +86,7 @@ def load(stack: str, config: Mapping[str, str], layers: Layers | None = None) ->
     _check_hosts(stack, settings, layers)
     if layers is not None:
         _check_scopes(settings, layers)
+        _check_descriptions(stack, settings, layers)
     return settings
 
 
@@ -152,6 +154,23 @@ def _check_scopes(settings: Settings, layers: Layers) -> None:
             f"{NAMESPACE}:runners.{name}.{key}: {json.dumps(value)}: {reason}; {layers.scopes.origin} says what the "
             f"team {layers.owner.team} has ({origin})"
         )
+    if lines:
+        raise SettingsError("\n".join(lines))
+
+
+def _check_descriptions(stack: str, settings: Settings, layers: Layers) -> None:
+    """Whether GitLab takes every description with what is added to it."""
+    if layers.owner is None:
+        return
+    lines = []
+    for name, runner in settings.runners.items():
+        length = len(runner.registered_as(stack, name, shared=True))
+        if length > MAXIMUM_TEXT_LENGTH:
+            place = ("runners", name, "description")
+            lines.append(
+                f"{_where(place)}: has {length} characters with the stack's name, which is added to it; GitLab takes "
+                f"{MAXIMUM_TEXT_LENGTH}{_origin(place, layers)}"
+            )
     if lines:
         raise SettingsError("\n".join(lines))
 

@@ -654,6 +654,13 @@ class Runner(_Model):
                     raise ValueError(f"allowedPullPolicies has no {policy}{default} so jobs could not pull by it")
         return self
 
+    def registered_as(self, stack: str, name: str, *, shared: bool) -> str:
+        """Its description in GitLab, by which the stack finds it again; `name` is its name in the stack, and `shared`
+        says whether other stacks have it from the same layers."""
+        if not self.description:
+            return f"{stack} {name}"
+        return f"{self.description} ({stack})" if shared else self.description
+
     @property
     def exposure(self) -> str | None:
         """Who else could use what jobs may do here, and what would be right; None when there is nothing to say."""

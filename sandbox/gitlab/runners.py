@@ -35,7 +35,8 @@ STALE_AFTER = timedelta(days=7)
 
 # https://docs.gitlab.com/ci/runners/configure_runners/#set-the-maximum-job-timeout: 10 minutes at least.
 MINIMUM_TIMEOUT_S = 600
-MAXIMUM_NOTE_LENGTH = 1024
+# Of a description and of a maintenance note (GitLab's model of a runner).
+MAXIMUM_TEXT_LENGTH = 1024
 MAXIMUM_TAGS = 50
 
 RunnerType = Literal["instance_type", "group_type", "project_type"]
@@ -465,8 +466,9 @@ def _complaints(runner: Document) -> dict[str, str]:
     complaints = {}
     if runner["maximum_timeout"] is not None and runner["maximum_timeout"] < MINIMUM_TIMEOUT_S:
         complaints["maximum_timeout"] = "needs to be at least 10 minutes"
-    if len(runner["maintenance_note"] or "") > MAXIMUM_NOTE_LENGTH:
-        complaints["maintenance_note"] = f"is too long (maximum is {MAXIMUM_NOTE_LENGTH} characters)"
+    for field in ("description", "maintenance_note"):
+        if len(runner[field] or "") > MAXIMUM_TEXT_LENGTH:
+            complaints[field] = f"is too long (maximum is {MAXIMUM_TEXT_LENGTH} characters)"
     if not runner["tag_list"] and not runner["run_untagged"]:
         complaints["tags_list"] = "can not be empty when runner is not allowed to pick untagged jobs"
     if len(runner["tag_list"]) > MAXIMUM_TAGS:

@@ -178,6 +178,7 @@ def test_lists_are_filtered_and_paginated(sandbox: Sandbox) -> None:
         ({"runner_type": "team_type"}, "runner_type does not have a valid value"),
         ({"group_id": None}, "group_id is missing"),
         ({"maximum_timeout": "long"}, "maximum_timeout is invalid"),
+        ({"description": "x" * 1025}, "Description is too long (maximum is 1024 characters)"),
         ({"maximum_timeout": 599}, "400 Bad request - Maximum timeout needs to be at least 10 minutes"),
         (
             {"run_untagged": False},

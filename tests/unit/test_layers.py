@@ -291,6 +291,20 @@ def test_a_mistake_is_told_with_its_layer_and_line(write: Write, file: str, text
     assert told.startswith(line)
 
 
+@pytest.mark.parametrize("room", [0, 1])
+def test_a_description_has_room_for_the_stacks_name(write: Write, room: int) -> None:
+    # GitLab takes 1024 characters, and what is added is " (payments-prod)".
+    text = "x" * (1024 - len(" (payments-prod)") + 1 - room)
+    folder = write(_stack=f"{STACK}      description: {text}\n")
+    if room:
+        assert loaded(folder).runners["app"].description == text
+        return
+    assert mistakes(folder) == [
+        "gitlab-runners:runners.app.description: has 1025 characters with the stack's name, which is added to it; "
+        "GitLab takes 1024 (Pulumi.payments-prod.yaml, line 9)"
+    ]
+
+
 def test_a_team_without_a_list_may_name_any_project(write: Write) -> None:
     folder = write(teams__payments="", _stack=STACK.replace("100", "4711"))
     assert loaded(folder).runners["app"].project == 4711
