@@ -31,6 +31,15 @@ def project(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture
+def fresh(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A project of a test's own, with one runner; what it leaves in the clouds is removed."""
+    used = Project(sandbox, tmp_path_factory.mktemp("project"))
+    used.configure(lambda config: config["runners"].pop("team"))
+    yield used
+    sandbox.clear()
+
+
+@pytest.fixture
 def engine(sandbox: Sandbox) -> Engine:
     """The sandbox's engine, where it is one of its own: its firewall and its disk are the tests' to change."""
     found = Engine(**json.loads((sandbox.state / "engine.json").read_text()))

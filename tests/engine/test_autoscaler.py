@@ -24,16 +24,10 @@ def credentials(sandbox: Sandbox) -> list[str]:
 
 
 @pytest.fixture
-def fresh(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    project = Project(sandbox, tmp_path_factory.mktemp("project"))
-    project.configure(
-        lambda config: (
-            config["runners"].pop("team"),
-            config["runners"]["app"].update(executor="autoscaler", autoscaler=dict(SCALER)),
-        )
-    )
-    yield project
-    project.destroy()
+def fresh(fresh: Project, sandbox: Sandbox) -> Iterator[Project]:
+    fresh.configure(lambda config: config["runners"]["app"].update(executor="autoscaler", autoscaler=dict(SCALER)))
+    yield fresh
+    fresh.destroy()
     assert sandbox.inventory() == NOTHING
     assert credentials(sandbox) == []
 

@@ -16,8 +16,8 @@ Change = Callable[[dict[str, Any]], object]
 
 
 @pytest.fixture
-def fresh(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    yield Project(sandbox, tmp_path_factory.mktemp("project"))
+def fresh(fresh: Project, sandbox: Sandbox) -> Iterator[Project]:
+    yield fresh
     assert sandbox.inventory() == NOTHING
 
 

@@ -1,7 +1,6 @@
 """A Docker Engine that exists already: over its socket, and over SSH with a key that is known."""
 
 import re
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,14 +10,6 @@ from tests.engine.harness import NOTHING, Project, Sandbox
 
 pytestmark = pytest.mark.docker
 ANOTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGW1bPRFPkyhcJpkyBnwYyAyk3cnkmKZK1zhhD0cwlnA"
-
-
-@pytest.fixture
-def fresh(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    project = Project(sandbox, tmp_path_factory.mktemp("project"))
-    project.configure(lambda config: config["runners"].pop("team"))
-    yield project
-    sandbox.clear()
 
 
 def test_over_its_socket_it_needs_no_cloud_at_all(sandbox: Sandbox, fresh: Project) -> None:

@@ -64,13 +64,11 @@ class Trial:
 
 
 @pytest.fixture
-def trial(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
-    project = Project(sandbox, tmp_path_factory.mktemp("project"))
-    project.configure(lambda config: config["runners"].pop("team"))
-    project.configure(lambda config: config["host"].update(dockerVolume={"size": 20}))
-    project.configure(lambda config: config.update(cache={"kind": "openstack"}))
+def trial(sandbox: Sandbox, fresh: Project) -> Iterator[Trial]:
+    fresh.configure(lambda config: config["host"].update(dockerVolume={"size": 20}))
+    fresh.configure(lambda config: config.update(cache={"kind": "openstack"}))
     sandbox.control("DELETE", "requests")
-    yield Trial(project, sandbox)
+    yield Trial(fresh, sandbox)
     sandbox.control("DELETE", "faults")
     sandbox.clear()
     assert sandbox.inventory() == NOTHING

@@ -11,19 +11,9 @@ import tomli_w
 from renderers.autoscaler import Autoscaler, Policy, Worker, autoscaler_table
 from renderers.config_toml import Cache, ConfigToml, Dind, Limits, config_toml
 from settings.advanced import known_keys
+from tests.configurations import PLAIN
 from tests.engine.harness import Sandbox
 
-PLAIN = ConfigToml(
-    name="app",
-    url="https://gitlab.example.com",
-    token="glrt-t1_secret",
-    concurrent=4,
-    check_interval=3,
-    log_level="info",
-    log_format="runner",
-    limit=2,
-    image="debian:13",
-)
 FULL = ConfigToml(
     **vars(PLAIN)
     | {

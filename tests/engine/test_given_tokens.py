@@ -19,17 +19,15 @@ def token(sandbox: Sandbox) -> Iterator[str]:
     new = {"runner_type": "project_type", "project_id": 100, "tag_list": "docker"}
     made: Any = sandbox.gitlab.http_post("/user/runners", post_data=new)
     yield str(made["token"])
-    sandbox.gitlab.runners.delete(made["id"])
     administration.project_runner_token_expiration_interval = None
     administration.save()
 
 
 @pytest.fixture
-def project(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory, token: str) -> Project:
-    project = Project(sandbox, tmp_path_factory.mktemp("project"))
-    project.environment.pop("GITLAB_TOKEN")
-    project.configure(lambda config: config.update(runners={"app": {"token": token}}))
-    return project
+def project(fresh: Project, token: str) -> Project:
+    fresh.environment.pop("GITLAB_TOKEN")
+    fresh.configure(lambda config: config.update(runners={"app": {"token": token}}))
+    return fresh
 
 
 def said(project: Project) -> tuple[int, str]:

@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -95,12 +95,9 @@ class Watch:
 
 
 @pytest.fixture
-def project(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    used = Project(sandbox, tmp_path_factory.mktemp("project"))
-    used.configure(lambda config: config["runners"].pop("team"))
-    used.configure(lambda config: config["manager"].update(concurrent=CONCURRENT))
-    yield used
-    sandbox.clear()
+def project(fresh: Project) -> Project:
+    fresh.configure(lambda config: config["manager"].update(concurrent=CONCURRENT))
+    return fresh
 
 
 def app(**keys: Any) -> Callable[[dict[str, Any]], object]:

@@ -2,7 +2,6 @@
 
 import json
 import socket
-from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,6 @@ from sandbox.vm import SSH_PORT
 from tests.engine.harness import NOTHING, Project, Sandbox
 
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture
-def fresh(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    project = Project(sandbox, tmp_path_factory.mktemp("project"))
-    project.configure(lambda config: config["runners"].pop("team"))
-    yield project
-    sandbox.clear()
 
 
 def delete_server(sandbox: Sandbox) -> str:

@@ -1,34 +1,23 @@
 """What the real engine prints is read as the preview comment needs it."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from review.assessment import NAMES, Jobs, StackReview
 from review.comment import Report, render
 from review.previews import preview
 from review.stacks import Stacks
-from tests.engine.harness import ROOT, Project, Sandbox
+from tests.engine.harness import ROOT, Project
 
 pytestmark = [pytest.mark.docker, pytest.mark.acceptance]
 PASSWORD = "not-for-a-comment"
 
 
-@pytest.fixture
-def fresh(sandbox: Sandbox, tmp_path: Path) -> Iterator[Project]:
-    project = Project(sandbox, tmp_path / "project")
-    yield project
-    project.destroy()
-
-
-def test_previews_of_the_engine_are_read(fresh: Project) -> None:
+def test_previews_of_the_engine_are_read(project: Project) -> None:
     variable = "gitlab-runners:runners.app.environment.PASSWORD"
-    assert (
-        fresh.run("config", "set", "--stack=sandbox", "--secret", "--path", variable, PASSWORD, config=True).status == 0
-    )
+    stored = project.run("config", "set", "--stack=sandbox", "--secret", "--path", variable, PASSWORD, config=True)
+    assert stored.status == 0
     settings = Stacks(ROOT).settings("sandbox")
-    review = StackReview("sandbox", *preview(fresh.as_stack()), before=None, after=settings)
+    review = StackReview("sandbox", *preview(project.as_stack()), before=None, after=settings)
     assert review.failure is None
     assert list(review.counts.values()) == [26, 0, 0, 0]
     assert review.jobs == (Jobs.NOTHING, "")
@@ -37,12 +26,12 @@ def test_previews_of_the_engine_are_read(fresh: Project) -> None:
     made = render(Report([review]), 10**6)
     assert PASSWORD not in made
     assert "- **created** registration in GitLab `sandbox-app`" in made
-    fresh.configure(lambda config: config["host"].update(flavor="m1.smal"))
-    failed = StackReview("sandbox", *preview(fresh.as_stack()))
+    project.configure(lambda config: config["host"].update(flavor="m1.smal"))
+    failed = StackReview("sandbox", *preview(project.as_stack()))
     assert failed.failure is not None
     assert failed.failure.startswith("flavor m1.smal: does not exist in this cloud; did you mean m1.small")
-    fresh.environment["PULUMI_CONFIG_PASSPHRASE"] = "wrong"
-    assert StackReview("sandbox", *preview(fresh.as_stack())).failure == (
+    project.environment["PULUMI_CONFIG_PASSPHRASE"] = "wrong"
+    assert StackReview("sandbox", *preview(project.as_stack())).failure == (
         "getting stack configuration: get stack secrets manager: incorrect passphrase"
     )
-    fresh.environment["PULUMI_CONFIG_PASSPHRASE"] = "sandbox"
+    project.environment["PULUMI_CONFIG_PASSPHRASE"] = "sandbox"

@@ -10,18 +10,14 @@ pytestmark = pytest.mark.docker
 
 
 @pytest.fixture
-def fresh(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    project = Project(sandbox, tmp_path_factory.mktemp("project"))
-    project.configure(
-        lambda config: (
-            config["runners"].pop("team"),
-            config["host"].update(
-                count=2, availabilityZones=["zone-2", "nova"], overrides={"2": {"metadata": {"disk": "ssd"}}}
-            ),
+def fresh(fresh: Project, sandbox: Sandbox) -> Iterator[Project]:
+    fresh.configure(
+        lambda config: config["host"].update(
+            count=2, availabilityZones=["zone-2", "nova"], overrides={"2": {"metadata": {"disk": "ssd"}}}
         )
     )
-    yield project
-    project.destroy()
+    yield fresh
+    fresh.destroy()
     assert sandbox.inventory() == NOTHING
 
 

@@ -18,6 +18,15 @@ from sandbox.store import Store
 from sandbox.vm import VirtualMachine
 
 TIMEOUT_S = 10
+# A stack file's host that the clouds can make.
+HOST = {
+    "kind": "openstack",
+    "flavor": "m1.small",
+    "image": "debian-13",
+    "network": "runners",
+    "keyPair": {"publicKey": "ssh-ed25519 AAAA"},
+    "sshFrom": ["192.0.2.0/24"],
+}
 
 T = TypeVar("T")
 

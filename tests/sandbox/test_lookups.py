@@ -20,17 +20,9 @@ from clients.lookups import Lookups, look_up
 from clients.openstack import Catalogue, CloudAccess, Endpoint, connect
 from sandbox.openstack import keystone
 from settings import Settings
-from tests.sandbox.inprocess import InProcess
+from tests.sandbox.inprocess import HOST, InProcess
 
 CLOSED = "http://127.0.0.1:9"
-HOST = {
-    "kind": "openstack",
-    "flavor": "m1.small",
-    "image": "debian-13",
-    "network": "runners",
-    "keyPair": {"publicKey": "ssh-ed25519 AAAA"},
-    "sshFrom": ["192.0.2.0/24"],
-}
 
 
 @pytest.fixture(scope="module")

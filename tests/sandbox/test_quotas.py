@@ -13,16 +13,8 @@ from clients.lookups import look_up
 from clients.openstack import Catalogue
 from clients.quotas import check_quotas
 from settings import OpenStackHost, Settings
-from tests.sandbox.inprocess import InProcess
+from tests.sandbox.inprocess import HOST, InProcess
 
-HOST = {
-    "kind": "openstack",
-    "flavor": "m1.small",
-    "image": "debian-13",
-    "network": "runners",
-    "keyPair": {"publicKey": "ssh-ed25519 AAAA"},
-    "sshFrom": ["192.0.2.0/24"],
-}
 VOLUME = {"dockerVolume": {"size": 30}}
 # What is asked for quotas.
 LIMITS = ("/limits", "/details", "/details.json")

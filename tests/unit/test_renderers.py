@@ -20,6 +20,7 @@ from renderers.metrics import METRICS_SCRIPT, prometheus_targets
 from renderers.proxy import Proxy, proxy_environment
 from renderers.prune import PRUNE_SCRIPT, PRUNE_SERVICE, PRUNE_TIMER, Prune
 from renderers.updates import UPDATE_SCRIPT, Updates, begins_at
+from tests.configurations import PLAIN
 
 MACHINE = CloudInit(
     user="debian",
@@ -30,19 +31,7 @@ MACHINE = CloudInit(
     prune=Prune(older_than_hours=168, free_percent=20),
 )
 MANAGER = ConfigToml(
-    name="dev-1-app",
-    url="https://gitlab.example",
-    token="glrt-token",
-    concurrent=4,
-    check_interval=3,
-    log_level="info",
-    log_format="json",
-    limit=2,
-    image="debian:13-slim",
-    runner_id=7,
-    volumes=["/cache"],
-    environment={"B": "2", "A": "1"},
-    mtu=1442,
+    **vars(PLAIN) | {"runner_id": 7, "volumes": ["/cache"], "environment": {"B": "2", "A": "1"}, "mtu": 1442}
 )
 
 
