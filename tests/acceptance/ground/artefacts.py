@@ -5,14 +5,13 @@ import fcntl
 import hashlib
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sandbox.packages import cache_directory
 from scripts.console import Step
 
-UNUSED_S = 86400.0  # what nothing has used for a day goes when something of its kind is made
+KEPT = 2  # of each kind: the one that is made, and the one that was used last before it
 
 
 def digest(*ingredients: object) -> str:
@@ -61,13 +60,25 @@ def _make(kind: str, directory: Path, make: Callable[[Path], None]) -> None:
 
 
 def _remove_unused(kind: str, wanted: Path) -> None:
-    for other in wanted.parent.glob(f"{kind}-*"):
-        if other == wanted or not other.is_dir():
-            continue
-        with _lock_file(other).open("a") as lock, contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.time() - os.fstat(lock.fileno()).st_mtime > UNUSED_S:
-                shutil.rmtree(other)
+    """Removes all but the newest of this kind, and drafts whose makers were killed; not what somebody uses."""
+    others = [other for other in wanted.parent.glob(f"{kind}-*") if other.is_dir() and other != wanted]
+    others.sort(key=_last_used, reverse=True)
+    for other in others[KEPT - 1 :]:
+        _remove_unless_used(other, _lock_file(other))
+    for draft in wanted.parent.glob(f".draft-{kind}-*"):
+        if (other := draft.with_name(draft.name.removeprefix(".draft-"))) != wanted:
+            _remove_unless_used(draft, _lock_file(other))
+
+
+def _last_used(directory: Path) -> float:
+    lock = _lock_file(directory)
+    return lock.stat().st_mtime if lock.exists() else 0.0
+
+
+def _remove_unless_used(directory: Path, lock_file: Path) -> None:
+    with lock_file.open("a") as lock, contextlib.suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(directory)
 
 
 def _lock_file(directory: Path) -> Path:
