@@ -1,16 +1,18 @@
-"""The image of the cloud's machines: Debian 13 with cloud-init, an SSH server and Docker.
+"""The image of the cloud's machines: Debian 13 with cloud-init, an SSH server and Docker, baked as users bake theirs.
 
 Its kernel is booted directly: there is no boot loader to be installed, nor to be waited for.
-
-Archives of container images can be laid in it: Docker loads them when a machine boots for the first time, and
-``cloud-init status --wait`` waits for that.
 """
 
+import gzip
 import shutil
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sandbox.images import gitlab_runner
+from sandbox.images.archive import write_image
+from scripts import bake_image
 from scripts.console import Failure
 
 from . import namespaces
@@ -47,16 +49,13 @@ PACKAGES = (
 KERNEL_COMMAND_LINE = "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off"
 DISK_MIB = 3000
 
-_ARCHIVES = "opt/images"
+_HELPER = f"registry.gitlab.com/gitlab-org/gitlab-runner/gitlab-runner-helper:x86_64-v{gitlab_runner.VERSION}"
+_PACKED_HELPER = "usr/lib/gitlab-runner/helper-images/prebuilt-alpine-x86_64.tar.xz"
 _FILES = {
     "etc/fstab": "/dev/vda / ext4 rw,noatime 0 0\n",
     "etc/hostname": "localhost\n",
     "etc/resolv.conf": "",  # mmdebstrap leaves that of this machine
     "etc/cloud/cloud.cfg.d/90-ground.cfg": "datasource_list: [ConfigDrive, None]\nlocale: false\n",
-    "var/lib/cloud/scripts/per-instance/load-images": (
-        f"#!/bin/sh\nset -eu\nfor archive in /{_ARCHIVES}/*.tar; do\n"
-        '    if [ -e "$archive" ]; then docker load --quiet --input "$archive"; fi\ndone\n'
-    ),
 }
 # They would only take time from a machine that lives for minutes and is emulated.
 _UNWANTED_UNITS = (
@@ -87,7 +86,9 @@ def root_version() -> str:
 
 def disk_version(archives: Sequence[Path]) -> str:
     """Changes with what make_disk makes."""
-    return digest(root_version(), DISK_MIB, [archive.name for archive in archives], *archives)
+    return digest(
+        root_version(), DISK_MIB, [archive.name for archive in archives], *archives, _HELPER, Path(bake_image.__file__)
+    )
 
 
 def make_root(directory: Path) -> None:
@@ -106,8 +107,6 @@ def make_root(directory: Path) -> None:
         path.unlink(missing_ok=True)  # it may be a link
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        if text.startswith("#!"):
-            path.chmod(0o755)
 
 
 def make_disk(directory: Path, openstack: Path, machine: Path, archives: Sequence[Path]) -> None:
@@ -117,24 +116,44 @@ def make_disk(directory: Path, openstack: Path, machine: Path, archives: Sequenc
     machine:   what make_root made.
     archives:  container images in the form of ``docker save``.
     """
-    laid = directory / "upper" / _ARCHIVES
-    laid.mkdir(parents=True)
-    (directory / "work").mkdir()
-    for archive in archives:
-        shutil.copy(archive, laid)
-    if namespaces.run(["sh", "-euc", _MAKE_DISK, "sh", str(openstack), str(machine / "root"), str(directory)]):
-        raise Failure("the disk of the machine image could not be made")
-    for scaffold in ("upper", "work"):
-        shutil.rmtree(directory / scaffold)
+
+    def with_tools(script: str) -> None:
+        if namespaces.run(["sh", "-euc", script, "sh", str(openstack), str(machine / "root"), str(directory)]):
+            raise Failure("the disk of the machine image could not be made")
+
+    plain, baked = directory / "plain.raw", directory / "baked.raw"
+    with_tools(_MAKE_FILE_SYSTEM)
+    helper = directory / "helper.tar"
+    _write_helper(helper, runner=archives[0])
+    bake_image.bake(plain, baked, bake_image.Contents(archives=[*archives, helper]))
+    with_tools(_PACK)
+    for scaffold in (plain, baked, helper):
+        scaffold.unlink()
+
+
+def _write_helper(archive: Path, *, runner: Path) -> None:
+    """GitLab Runner's helper as an image of its own; the runner's image has it packed, for where it cannot be pulled.
+
+    Docker knows it by the name under which GitLab Runner looks for it (helpers/container/helperimage of its module).
+    """
+    with tarfile.open(runner) as image:
+        layer = next(member for member in image if member.name.endswith("/layer.tar"))
+        with tarfile.open(fileobj=image.extractfile(layer)) as files:
+            packed = files.extractfile(_PACKED_HELPER)
+            assert packed is not None
+            content = gzip.decompress(packed.read())
+    write_image(archive, _HELPER, "amd64", {"Entrypoint": ["/usr/bin/dumb-init", "/entrypoint"]}, content)
 
 
 # mke2fs and qemu-img of the cloud's root file system find the machine's files at /mnt and write to /srv.
-_MAKE_DISK = f"""\
+_MAKE_FILE_SYSTEM = f"""\
 mount -t proc proc "$1/proc"
-mount -t overlay -o "lowerdir=$2,upperdir=$3/upper,workdir=$3/work" overlay "$1/mnt"
+mount --bind "$2" "$1/mnt"
 mount --bind "$3" "$1/srv"
-truncate --size={DISK_MIB}M "$3/disk.raw"
-chroot "$1" mke2fs -q -t ext4 -d /mnt /srv/disk.raw
-chroot "$1" qemu-img convert -O qcow2 /srv/disk.raw /srv/disk.qcow2
-rm "$3/disk.raw"
+truncate --size={DISK_MIB}M "$3/plain.raw"
+chroot "$1" mke2fs -q -t ext4 -d /mnt /srv/plain.raw
+"""
+_PACK = """\
+mount --bind "$3" "$1/srv"
+chroot "$1" qemu-img convert -O qcow2 /srv/baked.raw /srv/disk.qcow2
 """
