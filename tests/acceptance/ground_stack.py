@@ -1,22 +1,31 @@
 """A stack on the real ground: its clouds, and what its machines say of themselves."""
 
+import contextlib
 import io
 import os
 import subprocess
 import tarfile
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import openstack
 import yaml
+from docker import DockerClient
 
 from sandbox.images import Images
 from scripts.stack import LOOPBACK, SANDBOX_PASSPHRASE, Stack, public_key
 from scripts.toolchain import Toolchain
-from tests.engine.harness import ROOT, Clouds, wait_until
+from tests.engine import harness
+from tests.engine.harness import ROOT, Clouds
 from tests.sandbox.inprocess import InProcess
+
+PATIENCE_SECONDS = 900
+"""How long anything may take here: an emulated machine needs minutes for what takes seconds, where others use the same
+processor. It only ends a run that would hang."""
 
 NETWORKS = {"runners": 1450, "runners-1442": 1442}
 """Networks of the ground with their MTU in bytes."""
@@ -39,8 +48,15 @@ _DIND_LINKS = {
 }
 
 
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Waits until something is so."""
+    harness.wait_until(condition, what, PATIENCE_SECONDS)
+
+
 class Ground(Clouds):
     """The real OpenStack that these tests run beside, and the sandbox's GitLab at the machines' gateway."""
+
+    patience_seconds = PATIENCE_SECONDS
 
     def __init__(self, gitlab: InProcess, gateways: Mapping[str, str], folder: Path, images: Images) -> None:
         identity = folder / "id_ed25519"
@@ -87,11 +103,55 @@ class Ground(Clouds):
         self.openstack = openstack.connect(cloud=os.environ["OS_CLOUD"])
 
     def machine(self) -> "Machine":
-        """The stack's only machine."""
+        """The only machine that there is."""
         (server,) = self.openstack.compute.servers()
+        return self._machine(server)
+
+    @contextlib.contextmanager
+    def machine_without_user_data(self, like: "Machine") -> Iterator["Machine"]:
+        """Another machine of the same image, flavor, network and key pair, which is told nothing; until the end."""
+        compute = self.openstack.compute
+        model = compute.get_server(like.id)
+        (port,) = self.openstack.network.ports(device_id=like.id)
+        server = compute.create_server(
+            name="without-user-data",
+            image_id=model.image.id,
+            flavor_id=compute.find_flavor(model.flavor.original_name, ignore_missing=False).id,
+            networks=[{"uuid": port.network_id}],
+            key_name=model.key_name,
+        )
+        try:
+            yield self._machine(compute.wait_for_server(server, wait=PATIENCE_SECONDS))
+        finally:
+            compute.delete_server(server)
+            compute.wait_for_delete(server, wait=PATIENCE_SECONDS)
+
+    def _machine(self, server: Any) -> "Machine":
         addresses = [each["addr"] for addresses in server.addresses.values() for each in addresses]
         # Neutron knows of the floating one, Nova a moment later: the fixed one comes first.
         return Machine(server.id, addresses[0], self.identity)
+
+    def boot(self, machine: "Machine") -> dict[str, float]:
+        """How far a machine that has just booted for the first time was when, in seconds of the epoch: as Nova,
+        systemd and cloud-init have noted it."""
+        server = self.openstack.compute.get_server(machine.id)
+        # Both are UTC; Nova says so of one of them only.
+        created, active = (
+            datetime.fromisoformat(f"{text.removesuffix('Z')}+00:00")
+            for text in (server.created_at, server.launched_at)
+        )
+        since = 'date --date "$(systemctl show {} --property ActiveEnterTimestamp --value)" +%s'
+        noted = machine.run(
+            f"{since.format('ssh')}; {since.format('docker')}; stat --format %Y /var/lib/cloud/data/result.json"
+        )
+        sshd, docker, done = map(float, noted.split())
+        return {
+            "VM asked for": created.timestamp(),
+            "VM active": active.timestamp(),
+            "sshd": sshd,
+            "Docker answers": docker,
+            "cloud-init done": done,
+        }
 
 
 @dataclass(frozen=True)
@@ -105,19 +165,44 @@ class Machine:
     def run(self, command: str, *, input: bytes | None = None, check: bool = True) -> str:
         """Output of a shell command; fails when the command does and `check` is set."""
         done = subprocess.run(
-            ["ssh", "-i", str(self.identity), *_NO_CHECK, f"debian@{self.address}", command],
+            [*self._ssh(), *self._shared_connection(), f"debian@{self.address}", command],
             input=input,
             capture_output=True,
-            timeout=600,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
         output = done.stdout.decode(errors="replace").strip()
         assert done.returncode == 0 or not check, f"{command}\n{output}\n{done.stderr.decode(errors='replace')}"
         return output
 
+    def _ssh(self) -> tuple[str, ...]:
+        return ("ssh", "-i", str(self.identity), *_NO_CHECK)
+
+    def _shared_connection(self) -> tuple[str, ...]:
+        """A log-in costs an emulated processor seconds: commands share one."""
+        path = self.identity.with_name(f"ssh-{self.id[:8]}")
+        return ("-o", "ControlMaster=auto", "-o", f"ControlPath={path}", "-o", "ControlPersist=60")
+
     def succeeds(self, command: str) -> bool:
         """Whether a shell command ends with status 0."""
         return self.run(f"if {command} >/dev/null 2>&1; then echo yes; fi", check=False) == "yes"
+
+    @contextlib.contextmanager
+    def engine(self) -> Iterator[DockerClient]:
+        """The machine's engine, through SSH."""
+        with tempfile.TemporaryDirectory() as folder:
+            socket = Path(folder) / "docker.sock"
+            forward = ("-N", "-o", "ExitOnForwardFailure=yes", "-L", f"{socket}:/var/run/docker.sock")
+            command = [*self._ssh(), *forward, f"debian@{self.address}"]
+            with subprocess.Popen(command, stdin=subprocess.DEVNULL) as tunnel:
+                try:
+                    wait_until(socket.exists, "the engine's socket")
+                    with contextlib.closing(
+                        DockerClient(base_url=f"unix://{socket}", timeout=PATIENCE_SECONDS)
+                    ) as client:
+                        yield client
+                finally:
+                    tunnel.terminate()
 
     def container(self, *arguments: str, image: str) -> int:
         """MTU in bytes of a container's interface, `docker run` with these arguments."""

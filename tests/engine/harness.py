@@ -43,6 +43,8 @@ class Clouds:
     """What a stack is brought up on: an OpenStack, and the sandbox's GitLab, which hands out the jobs."""
 
     openstack: Connection
+    patience_seconds = 120.0
+    """How long anything may take; it only ends a run that would hang."""
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
@@ -76,7 +78,8 @@ class Clouds:
     def wait_for_job(self, id_: int, *states: str) -> dict[str, Any]:
         """The job once it is in one of the states (by default: ended)."""
         wanted = states or ("success", "failed", "canceled")
-        wait_until(lambda: self.job(id_)["status"] in wanted, f"job {id_} to be {' or '.join(wanted)}")
+        what = f"job {id_} to be {' or '.join(wanted)}"
+        wait_until(lambda: self.job(id_)["status"] in wanted, what, self.patience_seconds)
         return self.job(id_)
 
     def openstack_inventory(self) -> dict[str, int]:

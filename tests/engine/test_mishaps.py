@@ -10,6 +10,7 @@ import pytest
 
 from sandbox.vm import SSH_PORT
 from tests.engine.harness import NOTHING, Project, Sandbox
+from tests.engine.load import JOB_LABEL
 
 pytestmark = pytest.mark.docker
 
@@ -77,7 +78,7 @@ def test_jobs_are_aborted_where_the_environment_names_the_stack(fresh: Project, 
     fresh.destroy()
     assert sandbox.job(running)["failure_reason"] == "runner_interrupted"
     assert sandbox.inventory() == NOTHING
-    assert not [network.name for network in sandbox.docker.networks.list() if "-job-" in (network.name or "")]
+    assert not sandbox.docker.networks.list(filters={"label": JOB_LABEL})
 
 
 @pytest.mark.acceptance
