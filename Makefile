@@ -74,7 +74,7 @@ lint: setup ## Check style and types
 
 acceptance: PLUGINS := built
 acceptance: setup ## Run the long tests with the real providers: on a real OpenStack, and a fault at every step
-	@$(VENV)/python -m tests.acceptance.ground -- $(VENV)/python -m pytest -m ground --exitfirst --capture=no -v
+	@$(VENV)/python -m tests.acceptance.ground -- $(VENV)/python -m pytest tests/acceptance -m ground --exitfirst --capture=no -v
 	@$(VENV)/python -m pytest $(ON_ALL_CORES) -m acceptance
 
 sandbox-up: setup ## Start the sandbox's clouds alone
