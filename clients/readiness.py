@@ -210,6 +210,14 @@ def _explained(host: DockerHost) -> Iterator[None]:
         raise ClientError(f"Docker at {host.url}: {_line(str(error))}") from error
 
 
+@contextmanager
+def engine_client(url: str, cert_path: str | None) -> Iterator[docker.DockerClient]:
+    """A client of an existing Docker Engine; what goes wrong with it is a ClientError."""
+    host = DockerHost.model_validate({"kind": "docker", "url": url, "certPath": cert_path})
+    with _explained(host), _client(host) as client:
+        yield client
+
+
 def _unused(host: DockerHost, kind: Kind, which: Mapping[str, str]) -> dict[str, dict[str, str]]:
     filters: dict[str, str | list[str] | bool] = dict(which)
     with _client(host) as client:

@@ -7,10 +7,14 @@ from typing import Any
 import pulumi
 import pulumi_docker as docker
 
+from clients.managers import VOLUME_LABEL, Engine, Manager
 from clients.readiness import Kind, Machine, Remnants, check_ipv6, machine_ready
 from clients.ssh import Login, ssh_options
+from components.drain import SERVER_LABEL
 from components.leftovers import BROKEN_OFF
 from components.virtual_machine import VirtualMachine
+from renderers.handover import TOKEN_DIGEST, held_back
+from renderers.metrics import RUNNER_LABEL
 from settings import DockerHost, OpenStackHost, Ssh
 
 STACK_LABEL = "gitlab-runners.stack"
@@ -55,6 +59,7 @@ class DockerConnection(pulumi.ComponentResource):
 
     url: pulumi.Output[str]
     ssh_options: pulumi.Output[list[str]]
+    cert_path: str | None
     socket: EngineSocket
     provider: docker.Provider
 
@@ -63,10 +68,14 @@ class DockerConnection(pulumi.ComponentResource):
         self._name = name
         self._args = args
         self._gate: asyncio.Task[None] | None = None
+        self._managers: asyncio.Task[list[Manager]] | None = None
         self._unused: dict[Kind, asyncio.Future[dict[str, dict[str, str]]]] = {}
         hook = pulumi.ResourceHook(f"prepare-{name}", self._prepare)
         self._hooks = pulumi.ResourceHookBinding(before_create=[hook], before_update=[hook])
+        hold_back = pulumi.ResourceHook(f"hold-back-{name}", self._hold_back)
+        self._of_successors = pulumi.ResourceHookBinding(before_create=[hook, hold_back], before_update=[hook])
         host, machine = args.host, args.machine
+        self.cert_path = host.cert_path if isinstance(host, DockerHost) else None
         if isinstance(host, OpenStackHost):
             assert machine is not None
             self.ssh_options = machine.host_key.apply(lambda key: options_for(host.ssh, key))
@@ -86,19 +95,21 @@ class DockerConnection(pulumi.ComponentResource):
             name,
             host=self.url,
             ssh_opts=self.ssh_options,
-            cert_path=host.cert_path if isinstance(host, DockerHost) else None,
+            cert_path=self.cert_path,
             opts=self._options(self, depends_on=machine.ssh_dependencies if machine is not None else []),
         )
         self.register_outputs({"url": self.url})
 
     def on_host(
-        self, parent: pulumi.Resource, *, trigger: pulumi.Input[str] | None = None, **options: Any
+        self, parent: pulumi.Resource, *, trigger: pulumi.Input[str] | None = None, waits: bool = False, **options: Any
     ) -> pulumi.ResourceOptions:
         """Options for a resource on this host: replaced and deleted with its machine, and not before it is ready.
 
-        `trigger` is something else whose change replaces it.
+        `trigger` is something else whose change replaces it. `waits` is for a manager that takes no job until
+        components.handover lets it, where its runner has another one here.
         """
-        return self._options(parent, trigger=trigger, provider=self.provider, **options)
+        given = {"hooks": self._of_successors} if waits else {}
+        return self._options(parent, trigger=trigger, provider=self.provider, **given, **options)
 
     def _options(
         self, parent: pulumi.Resource, *, trigger: pulumi.Input[str] | None = None, **options: Any
@@ -107,9 +118,9 @@ class DockerConnection(pulumi.ComponentResource):
             instance = self._args.machine.instance
             options["deleted_with"] = instance
             trigger = instance.id if trigger is None else pulumi.Output.concat(instance.id, " ", trigger)
+        options.setdefault("hooks", self._hooks)
         return pulumi.ResourceOptions(
             parent=parent,
-            hooks=self._hooks,
             replacement_trigger=trigger,
             replace_on_changes=BROKEN_OFF,
             **options,
@@ -125,6 +136,20 @@ class DockerConnection(pulumi.ComponentResource):
         if kind is not None and args.old_inputs is None:
             labels = {label["label"]: label["value"] for label in (args.new_inputs or {})["labels"]}
             await self._remove_remnants(Remnants(host, options), kind, labels)
+
+    async def _hold_back(self, args: pulumi.ResourceHookArgs) -> None:
+        inputs = args.new_inputs or {}
+        labels = {label["label"]: label["value"] for label in inputs["labels"]}
+        which = {key: labels[key] for key in (STACK_LABEL, SERVER_LABEL) if key in labels}
+        engine = Engine(await self.url.future() or "", await self.ssh_options.future() or [], self.cert_path)
+        # Once for all runners of the host, before the first of their managers is made.
+        self._managers = self._managers or asyncio.ensure_future(engine.managers(which))
+        found = [each for each in await self._managers if each.runner == labels[RUNNER_LABEL] and each.may_have_jobs]
+        # One with the same volume has the same configuration, and would be held back as well.
+        others = [each.id for each in found if each.volume != labels[VOLUME_LABEL]]
+        digests = [await engine.ask(each, TOKEN_DIGEST) for each in others]
+        if digests:
+            await engine.sh_on_volume(inputs["image"], labels[VOLUME_LABEL], held_back(digests))
 
     async def _remove_remnants(self, remnants: Remnants, kind: Kind, labels: dict[str, str]) -> None:
         if kind not in self._unused:

@@ -1,7 +1,7 @@
 """The fleet: every runner on every host, or on those that it names."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -13,13 +13,15 @@ from clients.openstack import STACK_METADATA
 from components.cache import Cache, CacheArgs
 from components.docker_connection import STACK_LABEL, DockerConnection, DockerConnectionArgs
 from components.drain import SERVER_LABEL, Drain, DrainArgs
+from components.handover import Handover, HandoverArgs
 from components.host_group import HostGroup, HostGroupArgs
 from components.leftovers import Leftovers
 from components.openstack_provider import openstack_provider
 from components.registration import Registration, RegistrationArgs, gitlab_provider
-from components.runner_manager import CONFIGURATION_FOLDER, RunnerManager, RunnerManagerArgs, files_for_jobs
+from components.runner_manager import RunnerManager, RunnerManagerArgs, files_for_jobs
 from components.virtual_machine import VirtualMachine, VirtualMachineArgs
 from components.worker_group import WorkerGroup, WorkerGroupArgs
+from renderers.handover import CONFIGURATION_FOLDER
 from renderers.metrics import RUNNER_LABEL, prometheus_targets
 from settings import (
     DockerHost,
@@ -108,7 +110,7 @@ class Fleet(pulumi.ComponentResource):
         if any(runner.scope is not None for runner in settings.runners.values()):
             provider = gitlab_provider(args.stack, args.gitlab_config, pulumi.ResourceOptions(parent=self))
         runners: dict[str, Any] = {}
-        managers: dict[str, list[RunnerManager]] = {host.name: [] for host in hosts}
+        managers: dict[str, dict[str, RunnerManager]] = {host.name: {} for host in hosts}
         for runner_name, runner in settings.runners.items():
             registration = Registration(
                 f"{args.stack}-{runner_name}",
@@ -154,7 +156,7 @@ class Fleet(pulumi.ComponentResource):
                     # Without the registration there is nothing to poll for: managers go first.
                     opts=pulumi.ResourceOptions(parent=self, depends_on=[registration]),
                 )
-                managers[host.name].append(manager)
+                managers[host.name][runner_name] = manager
                 containers.append(manager.container.name)
             runners[runner_name] = {
                 "id": registration.runner_id,
@@ -163,8 +165,9 @@ class Fleet(pulumi.ComponentResource):
                 "containers": containers,
             }
         for host in hosts:
+            self._handover(host, managers[host.name])
             if host.machine is not None and isinstance(settings.host, OpenStackHost):
-                self._drain(host, host.machine, settings.host, managers[host.name])
+                self._drain(host, host.machine, settings.host, managers[host.name].values())
         self.hosts = pulumi.Output.from_input(
             {
                 host.name: {"addresses": host.addresses, "mtu": host.mtu, "dockerUrl": host.connection.url}
@@ -285,18 +288,36 @@ class Fleet(pulumi.ComponentResource):
         return _Host(name, connection, host.mtu)
 
     def _labels(self, host: _Host, runner: str) -> dict[str, pulumi.Input[str]]:
-        labels: dict[str, pulumi.Input[str]] = {
-            STACK_LABEL: self._args.stack,
-            RUNNER_LABEL: runner,
-        }
+        labels: dict[str, pulumi.Input[str]] = {STACK_LABEL: self._args.stack, RUNNER_LABEL: runner}
         if self._args.shared is not None:
             labels |= {f"gitlab-runners.{key}": value for key, value in vars(self._args.shared.owner).items()}
-        if host.machine is not None:
-            labels[SERVER_LABEL] = host.machine.instance.id
-        return labels
+        return labels | self._host_labels(host)
+
+    def _host_labels(self, host: _Host) -> dict[str, pulumi.Input[str]]:
+        """What tells the managers of the stack on this host from all others."""
+        on_machine = {SERVER_LABEL: host.machine.instance.id} if host.machine is not None else {}
+        return {STACK_LABEL: self._args.stack, **on_machine}
+
+    def _handover(self, host: _Host, managers: Mapping[str, RunnerManager]) -> None:
+        slots = {runner: manager.slots for runner, manager in managers.items() if manager.slots is not None}
+        Handover(
+            host.name,
+            HandoverArgs(
+                url=host.connection.url,
+                options=host.connection.ssh_options,
+                cert_path=host.connection.cert_path,
+                labels=self._host_labels(host),
+                managers={runner: managers[runner].container.id for runner in slots},
+                slots=slots,
+                grace=self._args.settings.stop_grace_seconds,
+            ),
+            opts=pulumi.ResourceOptions(
+                parent=host.connection, depends_on=[managers[runner].container for runner in slots]
+            ),
+        )
 
     def _drain(
-        self, host: _Host, machine: VirtualMachine, settings: OpenStackHost, managers: list[RunnerManager]
+        self, host: _Host, machine: VirtualMachine, settings: OpenStackHost, managers: Iterable[RunnerManager]
     ) -> None:
         Drain(
             host.name,

@@ -10,18 +10,19 @@ from typing import Any
 import pulumi
 import pulumi_docker as docker
 
+from clients.managers import VOLUME_LABEL
 from components.docker_connection import DockerConnection
 from components.worker_group import WorkerGroup
 from components.workers import Workers
 from renderers.autoscaler import CLOUD_CA_FILE, CLOUDS_FILE, KEY_FILE, PLUGINS_FOLDER
 from renderers.config_toml import Cache, ConfigToml, Dind, Limits, config_toml
 from renderers.daemon_json import dind_daemon_json
-from renderers.metrics import MANAGERS_LISTEN_ADDRESS, TOKEN_EXPIRY_LABEL
+from renderers.handover import CONFIGURATION_FOLDER
+from renderers.metrics import LOOPBACK_LISTEN_ADDRESS, MANAGERS_LISTEN_ADDRESS, TOKEN_EXPIRY_LABEL
 from renderers.proxy import Proxy, proxy_environment
 from settings import Manager, Runner
 from settings import Proxy as ProxySettings
 
-CONFIGURATION_FOLDER = "/etc/gitlab-runner"
 # The plugin stays in the manager's volume: a restart needs no registry. Without it the manager does not start, and the
 # update fails. The image's own entrypoint takes care of the CAs and becomes gitlab-runner.
 _PLUGINS = {"FLEETING_PLUGIN_PATH": PLUGINS_FOLDER}
@@ -58,8 +59,8 @@ _CONTAINER: dict[str, Any] = {
 class RunnerManagerArgs:
     """`grace` in seconds, `mtu` in bytes (None leaves Docker's own); `labels` mark all that is made.
 
-    `metrics` says whether the host serves metrics. The manager reads it only when it starts, and so it may change only
-    with the machine. `workers` is for `executor: autoscaler`.
+    `metrics` says whether the host serves metrics; else they are for the manager's container alone. The manager reads
+    it only when it starts, and so it may change only with the machine. `workers` is for `executor: autoscaler`.
     """
 
     runner: Runner
@@ -123,10 +124,15 @@ class RunnerManager(pulumi.ComponentResource):
     """
 
     container: docker.Container
+    slots: dict[str, int] | None
+    """How many `jobs` it may have, and its `concurrent`; None where workers run them."""
 
     def __init__(self, name: str, args: RunnerManagerArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("gitlab-runners:docker:RunnerManager", name, None, opts)
         on_host, reference = args.connection.on_host, args.manager.reference
+        concurrent = args.manager.concurrent
+        jobs = min(args.runner.limit or concurrent, concurrent)
+        self.slots = {"jobs": jobs, "concurrent": concurrent} if args.workers is None else None
         # All that makes it another container: a change of any of it changes the volume too.
         socket, workers = args.connection.socket, args.workers
         mounted = [socket.host_path, socket.container_path] if workers is None else []
@@ -174,7 +180,7 @@ class RunnerManager(pulumi.ComponentResource):
             image=image.image_id,
             volumes=volumes,
             entrypoints=list(_INSTALL_AND_RUN) if workers is not None else None,
-            labels=_container_labels(args.labels | {"gitlab-runners.volume": volume.name}),
+            labels=_container_labels(args.labels | {VOLUME_LABEL: volume.name}),
             envs=[f"{key}={value}" for key, value in environment.items()] or None,
             healthcheck=docker.ContainerHealthcheckArgs(**_HEALTHCHECK),
             wait=True,
@@ -184,6 +190,7 @@ class RunnerManager(pulumi.ComponentResource):
             opts=on_host(
                 self,
                 depends_on=depends_on,
+                waits=workers is None,
                 # The docker provider's default is to delete first, and then nobody polls while the last jobs end.
                 delete_before_replace=False,
                 custom_timeouts=pulumi.CustomTimeouts(delete=f"{args.grace + _DELETE_MARGIN_SECONDS}s"),
@@ -252,7 +259,7 @@ class RunnerManager(pulumi.ComponentResource):
                     mtu=args.mtu,
                     ipv6=args.ipv6,
                     dind=dind,
-                    listen_address=MANAGERS_LISTEN_ADDRESS if args.metrics else None,
+                    listen_address=MANAGERS_LISTEN_ADDRESS if args.metrics else LOOPBACK_LISTEN_ADDRESS,
                     ca_file=f"{folder}/{_CA_FILE}" if args.ca_certificates else None,
                     cache=cache,
                     autoscaler=autoscaler,

@@ -14,6 +14,8 @@ METRICS_PORT = 9252
 METRICS_SCRIPT = "/usr/local/sbin/serve-metrics"
 MANAGERS_LISTEN_ADDRESS = f":{METRICS_PORT}"
 """`listen_address` in a manager's config.toml."""
+LOOPBACK_LISTEN_ADDRESS = f"127.0.0.1:{METRICS_PORT}"
+"""The same where nobody else is to get at them: the handover asks in the container itself."""
 RUNNER_LABEL = "gitlab-runners.runner"
 """Label of all that belongs to a runner on a host: its name in the stack."""
 TOKEN_EXPIRY_LABEL = "gitlab-runners.token-expiry"

@@ -290,6 +290,7 @@ NAMES: Mapping[str, Callable[[Change], Name]] = {
     "ServerGroup": _named("server group"),
     "HostKey": _named("SSH host key of"),
     "Drain": _named("drain of"),
+    "Handover": _named("handover of the jobs' slots on"),
     "docker provider": _named("connection to Docker on"),
     "gitlab provider": _named("connection to GitLab of"),
     "openstack provider": _named("connection to OpenStack of"),

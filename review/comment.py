@@ -20,7 +20,7 @@ _DONE: dict[Operation, str] = {
     "delete": "removed",
 }
 # All that these say are ids and addresses of other resources.
-_WITHOUT_PROPERTIES = {"DeclaredRules", "FloatingIpAssociate", "docker provider", "Drain", "JobsEnded"}
+_WITHOUT_PROPERTIES = {"DeclaredRules", "FloatingIpAssociate", "docker provider", "Drain", "Handover", "JobsEnded"}
 _MOST_WARNINGS = 30
 _MOST_STACKS = 200
 _LONGEST_ERROR = 300

@@ -20,7 +20,7 @@ import pulumi_docker as docker
 import pulumi_gitlab as gitlab
 import pulumi_openstack as openstack
 
-from bench.bare.dynamic_resources import DeclaredRules, Drain, HostKey, JobsEnded, KeyProvider, NotedProvider
+from bench.bare.dynamic_resources import DeclaredRules, Drain, Handover, HostKey, JobsEnded, KeyProvider, NotedProvider
 from clients.ssh import ssh_options
 from renderers.cloud_init import CloudInit, user_data
 from renderers.config_toml import ConfigToml, config_toml
@@ -107,6 +107,7 @@ def configuration_file(name: str, runner: Mapping[str, Any], known: Sequence[str
             image=runner["image"],
             pull_policies=runner["pullPolicies"],
             mtu=network.mtu,
+            listen_address="127.0.0.1:9252",
         )
     )
 
@@ -179,6 +180,7 @@ for name in (f"{stack}-{number}" for number in range(1, host["count"] + 1)):
 
     hooks = pulumi.ResourceHookBinding(before_create=[pulumi.ResourceHook(f"wait-for-{name}", wait)])
     on_host = pulumi.ResourceOptions(provider=provider, hooks=hooks)
+    managers: dict[str, pulumi.Output[str]] = {}
     for runner_name, runner in runners.items():
         registered = registrations[runner_name]
         runner_image = docker.RemoteImage(
@@ -246,6 +248,20 @@ for name in (f"{stack}-{number}" for number in range(1, host["count"] + 1)):
             opts=pulumi.ResourceOptions.merge(on_host, pulumi.ResourceOptions(depends_on=[configuration])),
         )
         containers[runner_name].append(container.name)
+        managers[runner_name] = container.id
+    Handover(
+        NotedProvider(),
+        name,
+        {
+            "url": url,
+            "options": options,
+            "cert_path": None,
+            "labels": {"gitlab-runners.stack": stack, "gitlab-runners.server": instance.id},
+            "managers": managers,
+            "slots": {each: dict.fromkeys(("jobs", "concurrent"), manager["concurrent"]) for each in runners},
+            "grace": 3600,
+        },
+    )
     Drain(
         NotedProvider(),
         name,

@@ -26,6 +26,7 @@ COLUMNS = {
     "containers": "orphaned containers",
     "networks": "orphaned networks",
     "at once": "at once",
+    "allowed": "allowed at once",
     "gap": "seconds without a manager",
 }
 """What the figures of a change are called in the table that `show` prints."""
@@ -110,10 +111,11 @@ class Watch:
         return self.longest_gap
 
 
-def row(name: str, feed: Feed, engine: DockerClient, change: Callable[[], object]) -> dict[str, Any]:
+def row(name: str, feed: Feed, engine: DockerClient, change: Callable[[], object], *, hosts: int = 1) -> dict[str, Any]:
     """What came of the jobs during a change, and of those that ran at its end once they have ended; by COLUMNS.
 
     engine: the one whose containers and networks are looked at.
+    hosts:  on how many the runner has a manager during the change, each of which may have all of its slots.
     """
     wait_until(lambda: feed.running() == feed.slots, "all slots to be taken", feed.clouds.patience_seconds)
     before = {job["id"] for job in feed.jobs() if job["status"] in ("success", "failed")}
@@ -139,6 +141,7 @@ def row(name: str, feed: Feed, engine: DockerClient, change: Callable[[], object
         "containers": containers,
         "networks": networks,
         "at once": at_once(jobs),
+        "allowed": feed.slots * hosts,
         "gap": round(gap, 1),
     }
     show(figures)
@@ -146,10 +149,11 @@ def row(name: str, feed: Feed, engine: DockerClient, change: Callable[[], object
 
 
 def assert_no_job_was_lost(figures: Mapping[str, Any]) -> None:
-    """Every job that started has finished, and has taken its containers and networks along."""
+    """Every job that started has finished and has taken its containers and networks along; none was one too many."""
     assert (figures["killed"], figures["failed"]) == (0, 0), figures
     assert (figures["containers"], figures["networks"]) == (0, 0), figures
     assert figures["started"] == figures["finished"] > 0, figures
+    assert figures["at once"] <= figures["allowed"], figures
 
 
 def orphans(feed: Feed, engine: DockerClient) -> tuple[int, int]:

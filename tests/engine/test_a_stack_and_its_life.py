@@ -34,6 +34,7 @@ def test_preview_of_a_new_stack_creates_everything(project: Project) -> None:
         "FloatingIpAssociate sandbox-1": "create",
         "docker sandbox-1": "create",
         "Drain sandbox-1": "create",
+        "Handover sandbox-1": "create",
         "gitlab sandbox": "create",
         "UserRunner sandbox-app": "create",
         "UserRunner sandbox-team": "create",
@@ -218,11 +219,12 @@ def test_a_runner_more_and_a_runner_less_leave_the_others_alone(project: Project
         "Container sandbox-1-web-config": "create",
         "Container sandbox-1-web": "create",
     }
-    assert project.preview() == created
+    handover = {"Handover sandbox-1": "update"}
+    assert project.preview() == created | handover
     project.up()
     assert len(sandbox.managers()) == len(managers) + 1
     project.configure(lambda config: config["runners"].pop("web"))
-    assert project.preview() == dict.fromkeys(created, "delete")
+    assert project.preview() == dict.fromkeys(created, "delete") | handover
     project.up()
     assert {manager.name for manager in sandbox.managers()} == {manager.name for manager in managers}
     assert len(sandbox.gitlab.runners_all.list(get_all=True)) == 2
@@ -242,7 +244,7 @@ def test_another_runner_image_starts_a_manager_and_lets_the_old_one_end_its_job(
         f"{type_} sandbox-1-{name}": "replace"
         for name in ("app", "team")
         for type_ in ("RemoteImage", "Volume", "Container")
-    } | {f"Container sandbox-1-{name}-config": "replace" for name in ("app", "team")}
+    } | {f"Container sandbox-1-{name}-config": "replace" for name in ("app", "team")} | {"Handover sandbox-1": "update"}
     project.up()
     job = sandbox.wait_for_job(running)
     assert job["status"] == "success", job["trace"]
@@ -273,6 +275,7 @@ def test_another_machine_takes_over_before_the_old_one_goes(project: Project, sa
         },
         "Container sandbox-1-app-config": "replace",
         "Container sandbox-1-team-config": "replace",
+        "Handover sandbox-1": "update",
     }
     project.up()
     job = sandbox.wait_for_job(running)

@@ -365,7 +365,7 @@ def test_prometheus_reads_what_it_is_let(registered: Registered) -> None:
 
 def test_nobody_serves_metrics_unless_somebody_may_read_them(registered: Registered) -> None:
     assert "targets" not in declare()
-    assert "listen_address" not in config_toml(registered, "dev-1-app")
+    assert config_toml(registered, "dev-1-app")["listen_address"] == "127.0.0.1:9252"
     assert "metrics" not in registered.inputs("Instance", "dev-1")["userData"]
 
 

@@ -21,7 +21,8 @@ Asked = list[dict[str, str]]
 def test_a_preview_loads_no_client_for_them() -> None:
     """The engine has a process for dynamic providers, which loads their modules before anything is asked of them."""
     modules = (
-        "components.declared_rules, components.drain, components.host_key, components.jobs_ended, components.workers"
+        "components.declared_rules, components.drain, components.handover, components.host_key, "
+        "components.jobs_ended, components.workers"
     )
     loaded = f"import sys, {modules}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)

@@ -1,0 +1,46 @@
+"""What makes a runner manager wait for its predecessor: shell scripts for its container, and for one on its volume.
+
+Until the predecessor has free slots, config.toml names an executor that no GitLab Runner has: such a manager verifies
+its token as ever, and asks for no job (GitLab Runner, commands/multi.go, processRunner). A file of the year 2100 counts
+as read already, until SIGHUP: so what an update writes meanwhile does not come into force before its time.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+CONFIGURATION_FOLDER: Final = "/etc/gitlab-runner"
+"""Where a manager's container has its volume."""
+_CONFIG = f"{CONFIGURATION_FOLDER}/config.toml"
+_IN_2100 = f"touch -t 210001010000 {_CONFIG}"
+_RELOAD = "kill -HUP 1"
+# Alpine's image has busybox' wget, Ubuntu's has bash. After SIGQUIT workers go: idle ones at once, others when their
+# job is reported. So their number is never smaller than that of the jobs, and only falls.
+BUSY_WORKERS: Final = f"""\
+port=$(sed -n 's/^listen_address = ".*:\\([0-9]*\\)"$/\\1/p' {_CONFIG})
+{{ timeout 5 wget -q -O - "http://127.0.0.1:$port/metrics" 2>/dev/null || timeout 5 bash -c '
+  exec 3<>"/dev/tcp/127.0.0.1/$0" && printf "GET /metrics HTTP/1.0\\r\\n\\r\\n" >&3 && cat <&3' "$port"
+}} | sed -n 's/^gitlab_runner_worker_slots_number //p'"""
+"""Prints how many jobs a manager that got SIGQUIT can still have; nothing where it serves no metrics."""
+TOKEN_DIGEST: Final = f"sed -n '/^token = /p' {_CONFIG} | sha256sum | cut -c -64"
+"""Prints what managers of one registration have in common."""
+
+
+def held_back(digests: Iterable[str]) -> str:
+    """For the volume of a manager that has not started: it takes no job, if its token has one of these digests."""
+    return f"case '{' '.join(digests)}' in *$({TOKEN_DIGEST})*) {_edit(0)} && {_IN_2100} ;; esac"
+
+
+def limited(jobs: int) -> str:
+    """For a manager's container: from now on it takes as many jobs at once, none at all for 0."""
+    return f"{_edit(jobs)} && {_IN_2100} && {_RELOAD}"
+
+
+def released(concurrent: int) -> str:
+    """For a manager's container: it is on its own, with `concurrent` as its stack says."""
+    return f"{_edit(concurrent)} && {_RELOAD}"
+
+
+def _edit(jobs: int) -> str:
+    executor = "docker" if jobs else "none until the old manager has free slots"
+    lines = {"concurrent": max(jobs, 1), "executor": f'"{executor}"'}
+    return f"sed -i '{'; '.join(f's/^{key} = .*/{key} = {value}/' for key, value in lines.items())}' {_CONFIG}"

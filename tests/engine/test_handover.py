@@ -1,0 +1,185 @@
+"""Another runner image while all slots are taken: never more jobs than the stack says, none lost, no slot left idle."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docker.models.containers import Container
+
+from tests.engine.harness import NOTHING, ROOT, Project, Sandbox, at_once, wait_until
+
+pytestmark = pytest.mark.docker
+CONCURRENT = 3
+SIGNALS = "signals"
+
+
+@dataclass
+class Jobs:
+    """Jobs that run until they are told to end, by files in a volume that all of them have."""
+
+    sandbox: Sandbox
+
+    def put(self) -> int:
+        """A job that runs until it is told to end."""
+        return self.sandbox.put_job([f"until [ -e /{SIGNALS}/$CI_JOB_ID ]; do sleep 1; done"])
+
+    def end(self, *jobs: int) -> None:
+        """Tells jobs to end."""
+        command = ["touch", *(f"/{SIGNALS}/{job}" for job in jobs)]
+        image, volumes = self.sandbox.environment["SANDBOX_JOB_IMAGE"], {SIGNALS: {"bind": f"/{SIGNALS}"}}
+        self.sandbox.docker.containers.run(image, command, volumes=volumes, remove=True)
+
+    def states(self, *jobs: int) -> list[str]:
+        return [self.sandbox.job(job)["status"] for job in jobs]
+
+
+@dataclass
+class Update:
+    """An `up` in the background."""
+
+    process: subprocess.Popen[str]
+
+    def kill(self) -> None:
+        """As when the machine that it runs on loses its power."""
+        # Plugins have process groups of their own, in the same session.
+        for file in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                if int(file.read_text().rpartition(")")[2].split()[3]) == self.process.pid:
+                    os.kill(int(file.parent.name), signal.SIGKILL)
+        self.process.wait()
+
+    def result(self) -> str:
+        """What it printed; it must have succeeded."""
+        output, _ = self.process.communicate()
+        assert self.process.returncode == 0, output
+        return output
+
+
+@pytest.fixture
+def project(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    used = Project(sandbox, tmp_path_factory.mktemp("project"))
+    used.configure(lambda config: config["manager"].update(concurrent=CONCURRENT))
+    used.configure(lambda config: config["runners"]["app"].update(volumes=[f"{SIGNALS}:/{SIGNALS}"]))
+    image = sandbox.docker.images.get(sandbox.environment["SANDBOX_RUNNER_IMAGE"])
+    image.tag("gitlab-runners-sandbox/gitlab-runner", "next")
+    volume = sandbox.docker.volumes.create(SIGNALS)
+    yield used
+    sandbox.clear()
+    volume.remove()
+
+
+@pytest.fixture
+def jobs(sandbox: Sandbox) -> Jobs:
+    return Jobs(sandbox)
+
+
+@pytest.fixture
+def up(project: Project) -> Iterator[Callable[[], Update]]:
+    started: list[Update] = []
+
+    def start() -> Update:
+        command = ["pulumi", "up", f"--stack={project.stack}", "--yes", "--skip-preview", "--non-interactive"]
+        process = subprocess.Popen(
+            [*command, f"--config-file={project.file}"],
+            cwd=ROOT,
+            env=project.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(Update(process))
+        return started[-1]
+
+    yield start
+    for each in started:
+        if each.process.poll() is None:
+            each.kill()
+
+
+def managers(sandbox: Sandbox) -> list[Container]:
+    """The managers of `app` that run, the newest first."""
+    return [each for each in sandbox.managers() if each.labels["gitlab-runners.runner"] == "app"]
+
+
+def takes_no_jobs(manager: Container) -> bool:
+    """Whether it got SIGQUIT."""
+    return b"received stop signal" in manager.logs()
+
+
+def assert_limit_held(sandbox: Sandbox, ids: list[int]) -> None:
+    found: list[dict[str, Any]] = [sandbox.wait_for_job(job) for job in ids]
+    assert [job["status"] for job in found] == ["success"] * len(ids)
+    assert at_once(found) == CONCURRENT
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("kind", ["openstack", "docker"])
+def test_two_managers_together_have_no_more_jobs_than_one_may(
+    project: Project, sandbox: Sandbox, jobs: Jobs, up: Callable[[], Update], kind: str
+) -> None:
+    if kind == "docker":
+        host = {"kind": kind, "url": sandbox.environment["SANDBOX_DOCKER_HOST"]}
+        project.configure(lambda config: config.update(host=host))
+    project.up()
+    (old,) = managers(sandbox)
+    taken = [jobs.put() for _ in range(CONCURRENT)]
+    wait_until(lambda: jobs.states(*taken) == ["running"] * CONCURRENT, "all slots to be taken")
+    waiting = [jobs.put() for _ in range(CONCURRENT)]
+    project.configure(lambda config: config["manager"].update(version="next"))
+    update = up()
+    wait_until(lambda: takes_no_jobs(old), "the old manager to get SIGQUIT")
+    for number in range(CONCURRENT):
+        jobs.end(taken[number])
+        sandbox.wait_for_job(waiting[number], "running")
+        assert jobs.states(*taken[number + 1 :]) == ["running"] * (CONCURRENT - number - 1)
+    update.result()
+    jobs.end(*waiting)
+    assert_limit_held(sandbox, taken + waiting)
+    assert sandbox.job(taken[0])["system_id"] != sandbox.job(waiting[0])["system_id"]
+    assert [each.id for each in managers(sandbox)] != [old.id]
+    assert project.preview() == {}
+    project.destroy()
+    assert sandbox.inventory() == NOTHING
+
+
+@pytest.mark.acceptance
+def test_what_broke_off_goes_on_with_the_next_update(
+    project: Project, sandbox: Sandbox, jobs: Jobs, up: Callable[[], Update]
+) -> None:
+    project.up()
+    (old,) = managers(sandbox)
+    taken = [jobs.put() for _ in range(CONCURRENT)]
+    wait_until(lambda: jobs.states(*taken) == ["running"] * CONCURRENT, "all slots to be taken")
+    waiting = [jobs.put() for _ in range(CONCURRENT)]
+    project.configure(lambda config: config["manager"].update(version="next"))
+    broken_off = up()
+    wait_until(lambda: takes_no_jobs(old), "the old manager to get SIGQUIT")
+    broken_off.kill()
+    project.run("cancel", "--yes", f"--stack={project.stack}")
+    # A configuration that is written while two managers run does not let go of the limit either.
+    project.configure(lambda config: config["runners"]["app"].update(environment={"GREETING": "hello"}))
+    repeated = up()
+    new = next(each for each in managers(sandbox) if each.id != old.id)
+    wait_until(lambda: "GREETING" in config_of(new), "the new configuration to be written")
+    jobs.end(taken[0])
+    sandbox.wait_for_job(waiting[0], "running")
+    assert jobs.states(*taken[1:]) == ["running"] * (CONCURRENT - 1)
+    jobs.end(*taken[1:])
+    repeated.result()
+    wait_until(lambda: jobs.states(*waiting) == ["running"] * CONCURRENT, "all slots to be taken again")
+    jobs.end(*waiting)
+    assert_limit_held(sandbox, taken + waiting)
+    assert f"concurrent = {CONCURRENT}\n" in config_of(new)
+    assert project.preview() == {}
+
+
+def config_of(manager: Container) -> str:
+    output: Any = manager.exec_run(["cat", "/etc/gitlab-runner/config.toml"]).output
+    return str(output.decode())

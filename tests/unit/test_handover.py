@@ -1,0 +1,159 @@
+"""How slots go from an old manager to its successor: the scripts, and what they are told when."""
+
+import asyncio
+import os
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from clients import ClientError, managers
+from clients.managers import Manager, hand_over
+from components.handover import _HandoverProvider
+from renderers.config_toml import ConfigToml, config_toml
+from renderers.handover import (
+    BUSY_WORKERS,
+    CONFIGURATION_FOLDER,
+    TOKEN_DIGEST,
+    held_back,
+    limited,
+    released,
+)
+
+DECLARED = config_toml(
+    ConfigToml(
+        name="app",
+        url="https://gitlab.example.com",
+        token="glrt-t1_secret",
+        concurrent=4,
+        check_interval=3,
+        log_level="info",
+        log_format="runner",
+        limit=2,
+        image="debian:13",
+        listen_address="127.0.0.1:9252",
+    )
+)
+NO_EXECUTOR = 'executor = "none until the old manager has free slots"'
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    file = tmp_path / "config.toml"
+    file.write_text(DECLARED)
+    file.chmod(0o600)
+    return file
+
+
+def sh(config: Path, script: str) -> str:
+    """Runs a script where the configuration is in another folder, and nothing listens to signals."""
+    script = script.replace(CONFIGURATION_FOLDER, str(config.parent)).replace("kill -HUP 1", "true")
+    return subprocess.run(["sh", "-c", script], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_only_a_successor_of_the_same_registration_is_held_back(config: Path) -> None:
+    digest = sh(config, TOKEN_DIGEST)
+    assert "secret" not in digest
+    sh(config, held_back(["another", ""]))
+    assert config.read_text() == DECLARED
+    sh(config, held_back(["another", digest]))
+    assert NO_EXECUTOR in config.read_text()
+
+
+def test_what_is_handed_over_ends_as_it_was_declared(config: Path) -> None:
+    sh(config, held_back([sh(config, TOKEN_DIGEST)]))
+    sh(config, limited(2))
+    assert config.read_text() == DECLARED.replace("concurrent = 4", "concurrent = 2")
+    sh(config, limited(0))
+    assert config.read_text() != DECLARED
+    sh(config, released(4))
+    assert config.read_text() == DECLARED
+    assert config.stat().st_mode & 0o777 == 0o600
+
+
+def test_until_it_is_released_an_upload_is_older_than_what_the_manager_has_read(config: Path) -> None:
+    sh(config, limited(1))
+    read = config.stat().st_mtime
+    config.write_text(DECLARED)
+    os.utime(config)
+    assert config.stat().st_mtime < read
+    sh(config, limited(1))
+    sh(config, released(4))
+    assert config.stat().st_mtime < read
+
+
+@dataclass
+class Engine:
+    """Old managers with the number of busy workers that each tells, one look after the other, until it ends."""
+
+    old: dict[str, list[str]]
+    tokens: dict[str, str] = field(default_factory=dict)
+    heard: list[str] = field(default_factory=list)
+
+    async def managers(self, _labels: object) -> list[Manager]:
+        found = [Manager(id_, "running" if told else "exited", "app", id_) for id_, told in self.old.items()]
+        return [*found, Manager("new", "running", "app", "new")]
+
+    async def sh(self, container: str, script: str) -> str:
+        if script == TOKEN_DIGEST:
+            return self.tokens.get(container, "token")
+        assert container == "new"
+        self.heard.append(next(name for name, known in SCRIPTS.items() if known == script))
+        return ""
+
+    async def ask(self, container: str, script: str) -> str:
+        return self.old[container].pop(0) if script == BUSY_WORKERS else await self.sh(container, script)
+
+    async def quit(self, container: str) -> None:
+        self.heard.append(f"{container} quits")
+
+
+SCRIPTS = {**{f"limit {jobs}": limited(jobs) for jobs in range(5)}, "released": released(4)}
+
+
+@pytest.fixture(autouse=True)
+def _without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(managers, "_POLL_SECONDS", 0)
+
+
+def handed_over(engine: Engine, grace: int = 60) -> list[str]:
+    successors = {"app": {"id_": "new", "jobs": 3, "concurrent": 4}}
+    asyncio.run(hand_over(engine, {}, successors, grace))  # type: ignore[arg-type]
+    return engine.heard
+
+
+@pytest.mark.parametrize(
+    ("old", "heard"),
+    [
+        ({}, []),
+        ({"old": ["4", "3", "3", "1"]}, ["old quits", "limit 0", "limit 2", "released"]),
+        ({"old": ["1", "0"]}, ["old quits", "limit 2", "limit 3", "released"]),
+        ({"old": ["", "", "1"]}, ["old quits", "limit 0", "limit 2", "released"]),
+        ({"old": []}, ["released"]),
+    ],
+    ids=["a new stack", "all slots taken", "free slots", "no metrics", "ended meanwhile"],
+)
+def test_a_successor_gets_what_the_old_manager_leaves(old: dict[str, list[str]], heard: list[str]) -> None:
+    assert handed_over(Engine(old)) == heard
+
+
+def test_several_old_managers_count_together() -> None:
+    heard = handed_over(Engine({"older": ["1", "1"], "old": ["2", "1"]}))
+    assert (sorted(heard[:2]), heard[2:]) == (["old quits", "older quits"], ["limit 0", "limit 1", "released"])
+
+
+def test_a_manager_of_another_registration_is_left_alone() -> None:
+    assert handed_over(Engine({"foreign": ["1"]}, tokens={"foreign": "another"})) == ["released"]
+
+
+def test_jobs_that_outlast_the_grace_fail_the_update_in_one_line() -> None:
+    with pytest.raises(ClientError, match="old jobs of runner app still run after -1 s"):
+        handed_over(Engine({"old": ["1"] * 9}), grace=-1)
+
+
+def test_only_other_managers_are_a_reason_to_hand_over() -> None:
+    provider = _HandoverProvider()
+    before = {"managers": {"app": "1"}, "slots": {"app": {"jobs": 1, "concurrent": 1}}}
+    assert not provider.diff("id", before, before | {"slots": {"app": {"jobs": 2, "concurrent": 2}}}).changes
+    assert provider.diff("id", before, before | {"managers": {"app": "2"}}).changes
