@@ -216,7 +216,7 @@ CONTAINER_INPUTS: Plain = {
         ({"mustRun": False}, "update: mustRun"),
         ({"destroyGraceSeconds": 20}, "update: destroyGraceSeconds"),
         ({"wait": True}, "update: wait"),
-        ({"healthcheck": {"tests": ["CMD", "true"]}}, "update: healthcheck"),
+        ({"healthcheck": {"tests": ["CMD", "true"]}}, "replace: healthcheck"),
         ({"stopSignal": None}, "same"),
         ({"stopSignal": "SIGTERM"}, "replace: stopSignal"),
         ({"stopTimeout": 5}, "replace: stopTimeout"),
