@@ -12,6 +12,7 @@ pytestmark = pytest.mark.docker
 ANOTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGW1bPRFPkyhcJpkyBnwYyAyk3cnkmKZK1zhhD0cwlnA"
 
 
+@pytest.mark.acceptance
 def test_over_its_socket_it_needs_no_cloud_at_all(sandbox: Sandbox, fresh: Project) -> None:
     host = {"kind": "docker", "url": sandbox.environment["SANDBOX_DOCKER_HOST"], "mtu": 1400}
     fresh.configure(lambda config: config.update(host=host))

@@ -54,6 +54,7 @@ def test_one_that_gitlab_refuses_ends_it(project: Project) -> None:
     assert "nobodys" not in result.output
 
 
+@pytest.mark.acceptance
 def test_a_gitlab_that_only_the_machines_reach_is_a_warning(project: Project, token: str) -> None:
     project.environment.pop("GITLAB_BASE_URL")
     project.configure(lambda config: config.update(gitlabUrl="http://127.0.0.1:9"))

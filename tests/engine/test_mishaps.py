@@ -22,6 +22,7 @@ def delete_server(sandbox: Sandbox) -> str:
     return str(server.id)
 
 
+@pytest.mark.acceptance
 def test_a_stack_whose_machine_is_gone_can_be_destroyed(fresh: Project, sandbox: Sandbox) -> None:
     fresh.up()
     delete_server(sandbox)
@@ -29,6 +30,7 @@ def test_a_stack_whose_machine_is_gone_can_be_destroyed(fresh: Project, sandbox:
     assert sandbox.inventory() == NOTHING
 
 
+@pytest.mark.acceptance
 def test_a_machine_that_is_gone_is_made_anew_and_nothing_is_registered_twice(fresh: Project, sandbox: Sandbox) -> None:
     fresh.up()
     gone = delete_server(sandbox)
@@ -137,6 +139,7 @@ def test_an_update_that_breaks_off_does_not_take_a_machine_from_its_jobs(fresh: 
     assert after.id == before.id
 
 
+@pytest.mark.acceptance
 def test_a_machine_whose_interface_cannot_carry_the_mtu_is_not_used(fresh: Project, sandbox: Sandbox) -> None:
     (network,) = sandbox.openstack.network.networks(name="runners")
 
