@@ -119,6 +119,17 @@ def assert_limit_held(sandbox: Sandbox, ids: list[int]) -> None:
     assert at_once(found) == CONCURRENT
 
 
+def with_all_slots_taken(project: Project, sandbox: Sandbox, jobs: Jobs) -> tuple[Container, list[int], list[int]]:
+    """The manager of a stack that is up, its jobs, and as many that wait; the stack file asks for another image."""
+    project.up()
+    (old,) = managers(sandbox)
+    taken = [jobs.put() for _ in range(CONCURRENT)]
+    wait_until(lambda: jobs.states(*taken) == ["running"] * CONCURRENT, "all slots to be taken")
+    waiting = [jobs.put() for _ in range(CONCURRENT)]
+    project.configure(lambda config: config["manager"].update(version="next"))
+    return old, taken, waiting
+
+
 @pytest.mark.acceptance
 @pytest.mark.parametrize("kind", ["openstack", "docker"])
 def test_two_managers_together_have_no_more_jobs_than_one_may(
@@ -127,12 +138,7 @@ def test_two_managers_together_have_no_more_jobs_than_one_may(
     if kind == "docker":
         host = {"kind": kind, "url": sandbox.environment["SANDBOX_DOCKER_HOST"]}
         project.configure(lambda config: config.update(host=host))
-    project.up()
-    (old,) = managers(sandbox)
-    taken = [jobs.put() for _ in range(CONCURRENT)]
-    wait_until(lambda: jobs.states(*taken) == ["running"] * CONCURRENT, "all slots to be taken")
-    waiting = [jobs.put() for _ in range(CONCURRENT)]
-    project.configure(lambda config: config["manager"].update(version="next"))
+    old, taken, waiting = with_all_slots_taken(project, sandbox, jobs)
     update = up()
     wait_until(lambda: takes_no_jobs(old), "the old manager to get SIGQUIT")
     for number in range(CONCURRENT):
@@ -153,12 +159,7 @@ def test_two_managers_together_have_no_more_jobs_than_one_may(
 def test_what_broke_off_goes_on_with_the_next_update(
     project: Project, sandbox: Sandbox, jobs: Jobs, up: Callable[[], Update]
 ) -> None:
-    project.up()
-    (old,) = managers(sandbox)
-    taken = [jobs.put() for _ in range(CONCURRENT)]
-    wait_until(lambda: jobs.states(*taken) == ["running"] * CONCURRENT, "all slots to be taken")
-    waiting = [jobs.put() for _ in range(CONCURRENT)]
-    project.configure(lambda config: config["manager"].update(version="next"))
+    old, taken, waiting = with_all_slots_taken(project, sandbox, jobs)
     broken_off = up()
     wait_until(lambda: takes_no_jobs(old), "the old manager to get SIGQUIT")
     broken_off.kill()

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from clients import ClientError, managers
 from clients.managers import Manager, hand_over
 from components.handover import _HandoverProvider
-from renderers.config_toml import ConfigToml, config_toml
+from renderers.config_toml import config_toml
 from renderers.handover import (
     BUSY_WORKERS,
     CONFIGURATION_FOLDER,
@@ -20,21 +20,9 @@ from renderers.handover import (
     limited,
     released,
 )
+from tests.configurations import PLAIN
 
-DECLARED = config_toml(
-    ConfigToml(
-        name="app",
-        url="https://gitlab.example.com",
-        token="glrt-t1_secret",
-        concurrent=4,
-        check_interval=3,
-        log_level="info",
-        log_format="runner",
-        limit=2,
-        image="debian:13",
-        listen_address="127.0.0.1:9252",
-    )
-)
+DECLARED = config_toml(replace(PLAIN, token="glrt-t1_secret", listen_address="127.0.0.1:9252"))
 NO_EXECUTOR = 'executor = "none until the old manager has free slots"'
 
 
