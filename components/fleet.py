@@ -300,6 +300,8 @@ class Fleet(pulumi.ComponentResource):
 
     def _handover(self, host: _Host, managers: Mapping[str, RunnerManager]) -> None:
         slots = {runner: manager.slots for runner, manager in managers.items() if manager.slots is not None}
+        if not slots:
+            return
         Handover(
             host.name,
             HandoverArgs(
