@@ -222,7 +222,13 @@ class Fleet(pulumi.ComponentResource):
         cloud = args.shared.openstack if args.shared is not None else None
         group = HostGroup(
             args.stack,
-            HostGroupArgs(host=host, description=description, leftovers=args.leftovers, cloud=cloud),
+            HostGroupArgs(
+                host=host,
+                description=description,
+                leftovers=args.leftovers,
+                unfinished=self._unfinished(host),
+                cloud=cloud,
+            ),
             opts=pulumi.ResourceOptions(parent=self, providers=self._openstack),
         )
         self._hosts_group = group
@@ -270,10 +276,14 @@ class Fleet(pulumi.ComponentResource):
                 description=f"{args.project}, stack {args.stack}, workers of {name}",
                 access=args.lookups.cloud,
                 leftovers=args.leftovers,
+                unfinished=self._unfinished(host),
                 cloud=args.shared.openstack if args.shared is not None else None,
             ),
             opts=pulumi.ResourceOptions(parent=self, providers=self._openstack),
         )
+
+    def _unfinished(self, host: OpenStackHost) -> bool:
+        return self._args.lookups.unfinished_machines.issuperset(hosts_of(self._args.stack, host))
 
     def _tagged(self, host: OpenStackHost) -> OpenStackHost:
         """The host with the tags that name its owner."""

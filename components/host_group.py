@@ -17,12 +17,14 @@ from settings import OpenStackHost
 class HostGroupArgs:
     """`description` marks what is made, for people and for finding what an interrupted update left behind.
 
-    `cloud` is what the stack's layers say of the openstack provider.
+    `unfinished` says that no job can be running on any of the hosts, as in VirtualMachineArgs. `cloud` is what the
+    stack's layers say of the openstack provider.
     """
 
     host: OpenStackHost
     description: str
     leftovers: Leftovers
+    unfinished: bool
     cloud: Mapping[str, str] | None = None
 
 
@@ -52,7 +54,7 @@ class HostGroup(pulumi.ComponentResource):
                 security_group_id=group.id,
                 direction="egress",
                 ethertype=ethertype,
-                opts=args.leftovers.before_create(self),
+                opts=args.leftovers.before_create(self, replace_on_changes=BROKEN_OFF),
             )
             for ethertype in ("IPv4", "IPv6")
         ] + [
@@ -65,7 +67,7 @@ class HostGroup(pulumi.ComponentResource):
                 port_range_min=port,
                 port_range_max=port,
                 remote_ip_prefix=cidr,
-                opts=args.leftovers.before_create(self),
+                opts=args.leftovers.before_create(self, replace_on_changes=BROKEN_OFF),
             )
             for service, port, cidrs in (
                 ("ssh", host.ssh.port, host.ssh_from),
@@ -84,13 +86,13 @@ class HostGroup(pulumi.ComponentResource):
                 # A key pair cannot be changed, and its name is unique: another key gets another name.
                 name=f"{name}-{sha256(public_key.encode()).hexdigest()[:8]}",
                 public_key=public_key,
-                opts=args.leftovers.before_create(self),
+                opts=args.leftovers.of_key_pair(self, unfinished=args.unfinished),
             ).name
         if host.count > 1 and host.anti_affinity != "none":
             self.server_group_id = openstack.compute.ServerGroup(
                 name,
                 name=name,
                 policies="anti-affinity" if host.anti_affinity == "hard" else "soft-anti-affinity",
-                opts=args.leftovers.before_create(self),
+                opts=args.leftovers.before_create(self, replace_on_changes=BROKEN_OFF),
             ).id
         self.register_outputs({})

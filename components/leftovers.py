@@ -48,6 +48,15 @@ class Leftovers:
         """
         return self._options(parent, pulumi.ResourceHookBinding(before_create=[self._hook]), options)
 
+    def of_key_pair(self, parent: pulumi.Resource, *, unfinished: bool) -> pulumi.ResourceOptions:
+        """The same for a key pair, whose id is its name: one that broke off has to go before it is made anew.
+
+        What uses it would go with it, and so that is only done where `unfinished` says that no machine runs. Where one
+        does, the provider refuses to go on until `pulumi refresh` has looked at the key pair.
+        """
+        mended = {"replace_on_changes": BROKEN_OFF, "delete_before_replace": True} if unfinished else {}
+        return self.before_create(parent, **mended)
+
     def of_volume(self, parent: pulumi.Resource, **options: Any) -> pulumi.ResourceOptions:
         """The same for a volume, which may also have broken off while it grew.
 
@@ -69,7 +78,7 @@ class Leftovers:
     def _options(
         parent: pulumi.Resource, hooks: pulumi.ResourceHookBinding, options: dict[str, Any]
     ) -> pulumi.ResourceOptions:
-        return pulumi.ResourceOptions(parent=parent, hooks=hooks, delete_before_replace=False, **options)
+        return pulumi.ResourceOptions(parent=parent, hooks=hooks, **{"delete_before_replace": False, **options})
 
     async def _remove(self, args: pulumi.ResourceHookArgs) -> None:
         if args.type == "gitlab:index/userRunner:UserRunner":

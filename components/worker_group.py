@@ -24,8 +24,9 @@ from settings import OpenStackHost
 @dataclass(frozen=True)
 class WorkerGroupArgs:
     """`host` and its `hosts_group` (a security group's id) are those of the managers, `found` is what a worker is made
-    of. `files` are further files on workers, by path. `description` and `metadata` mark what is made, as in
-    VirtualMachineArgs; `cloud` is what the stack's layers say of the openstack provider, and `access` is where it is.
+    of. `files` are further files on workers, by path. `unfinished` is as in HostGroupArgs. `description` and `metadata`
+    mark what is made, as in VirtualMachineArgs; `cloud` is what the stack's layers say of the openstack provider, and
+    `access` is where it is.
     """
 
     scaler: AutoscalerSettings
@@ -37,6 +38,7 @@ class WorkerGroupArgs:
     description: str
     access: CloudAccess
     leftovers: Leftovers
+    unfinished: bool
     cloud: Mapping[str, str] | None = None
 
 
@@ -63,7 +65,7 @@ class WorkerGroup(pulumi.ComponentResource):
             # As in HostGroup: another key gets another name.
             name=key.public_key.apply(lambda public: f"{name}-workers-{_digest(public)}"),
             public_key=key.public_key,
-            opts=args.leftovers.before_create(self),
+            opts=args.leftovers.of_key_pair(self, unfinished=args.unfinished),
         )
         group = self._security_group()
         rules = access_rules(args.access.compute_path, args.access.image_path) if args.scaler.access_rules else None
@@ -77,7 +79,7 @@ class WorkerGroup(pulumi.ComponentResource):
             access_rules=[openstack.identity.ApplicationCredentialAccessRuleArgs(**rule) for rule in rules]
             if rules is not None
             else None,
-            opts=args.leftovers.before_create(self),
+            opts=args.leftovers.before_create(self, replace_on_changes=BROKEN_OFF),
         )
         self.clouds_yaml = pulumi.Output.secret(
             pulumi.Output.all(credential.id, credential.secret).apply(lambda made: self._clouds_yaml(*made))
@@ -181,7 +183,7 @@ class WorkerGroup(pulumi.ComponentResource):
                 port_range_min=args.host.ssh.port if direction == "ingress" else None,
                 port_range_max=args.host.ssh.port if direction == "ingress" else None,
                 remote_group_id=args.hosts_group if direction == "ingress" else None,
-                opts=args.leftovers.before_create(self),
+                opts=args.leftovers.before_create(self, replace_on_changes=BROKEN_OFF),
             )
             for direction in ("egress", "ingress")
             for ethertype in ("IPv4", "IPv6")

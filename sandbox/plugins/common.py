@@ -102,6 +102,9 @@ class Resource(ABC):
     habits: ClassVar[Habits] = Habits()
     seconds: ClassVar[float] = 600
     """How long an operation may take where the program sets no custom timeout: the official provider's default."""
+    unchangeable: ClassVar[bool] = False
+    """The official provider has no update for it, and refuses even the one without changes that the engine asks for
+    after a creation that broke off."""
 
     def check(self, wanted: Plain) -> list[tuple[str, str]]:
         """What else is wrong with the inputs, as (property, reason); values may be `UNKNOWN`."""
@@ -281,11 +284,13 @@ class Plugin(provider.Provider, ABC):
         if request.preview:
             return provider.UpdateResponse(_outputs(kind, base, secret))
         changes = kind.changes(old, wanted)
-        if not changes:
+        if not changes and not resource.unchangeable:
             return provider.UpdateResponse(request.olds)
         work = Work(request.timeout or resource.seconds, self._cancelled)
 
         def update() -> Plain:
+            if resource.unchangeable:
+                raise PluginError("doesn't support update")
             resource.update(request.resource_id, old, wanted, changes, work)
             return self._settled(resource, kind, request.resource_id, base)
 

@@ -89,6 +89,9 @@ class NoLeftovers:
     def before_create(self, parent: pulumi.Resource, **options: Any) -> pulumi.ResourceOptions:
         return pulumi.ResourceOptions(parent=parent, **options)
 
+    def of_key_pair(self, parent: pulumi.Resource, *, unfinished: bool) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions(parent=parent)
+
     of_volume = before_create
     of_credential = before_create
 

@@ -21,6 +21,7 @@ class Keypair(CloudResource):
     """`openstack.compute.Keypair`: an SSH key that Nova puts on servers."""
 
     token = "openstack:compute/keypair:Keypair"
+    unchangeable = True
     habits = Habits(auto_name=True)
     microversion: ClassVar[str] = "2.10"
 
@@ -61,6 +62,7 @@ class ServerGroup(CloudResource):
     """`openstack.compute.ServerGroup`: servers that Nova keeps together or apart."""
 
     token = "openstack:compute/serverGroup:ServerGroup"
+    unchangeable = True
     habits = Habits(auto_name=True)
 
     def create(self, wanted: Plain, work: Work) -> None:

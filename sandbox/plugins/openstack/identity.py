@@ -10,6 +10,7 @@ class ApplicationCredential(CloudResource):
     """`openstack.identity.ApplicationCredential`: a login of a user that may do less than the user."""
 
     token = "openstack:identity/applicationCredential:ApplicationCredential"
+    unchangeable = True
     habits = Habits(
         auto_name=True,
         defaults={"unrestricted": False},

@@ -121,6 +121,7 @@ class SecGroupRule(NetworkResource):
     """`openstack.networking.SecGroupRule`: one rule of a security group; every change makes a new one."""
 
     token = "openstack:networking/secGroupRule:SecGroupRule"
+    unchangeable = True
     habits = Habits(stored={"remoteIpPrefix": str.lower})
     collection = "security-group-rules"
     member = "security_group_rule"

@@ -187,6 +187,7 @@ class Ec2Credential(CloudResource):
     """`openstack.identity.Ec2CredentialV3`: an access key and its secret, as S3 wants them."""
 
     token = "openstack:identity/ec2CredentialV3:Ec2CredentialV3"
+    unchangeable = True
 
     def create(self, wanted: Plain, work: Work) -> None:
         _, project = self.cloud.owner
