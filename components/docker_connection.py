@@ -106,10 +106,13 @@ class DockerConnection(pulumi.ComponentResource):
         """Options for a resource on this host: replaced and deleted with its machine, and not before it is ready.
 
         `trigger` is something else whose change replaces it. `waits` is for a manager that takes no job until
-        components.handover lets it, where its runner has another one here.
+        components.handover lets it, where its runner has another one here. A replacement is made before the old one
+        goes: the docker provider deletes first what has a name given, an image among it, and with it all that uses it.
         """
-        given = {"hooks": self._of_successors} if waits else {}
-        return self._options(parent, trigger=trigger, provider=self.provider, **given, **options)
+        options = {"provider": self.provider, "delete_before_replace": False, **options}
+        if waits:
+            options["hooks"] = self._of_successors
+        return self._options(parent, trigger=trigger, **options)
 
     def _options(
         self, parent: pulumi.Resource, *, trigger: pulumi.Input[str] | None = None, **options: Any

@@ -165,8 +165,7 @@ class RunnerManager(pulumi.ComponentResource):
             volumes=[shared],
             uploads=uploads,
             labels=self._configuration_labels(args, _digest(volume.name, config)),
-            # To delete first, as the docker provider does by default, would reach the host before the gate has looked.
-            opts=on_host(self, delete_before_replace=False),
+            opts=on_host(self),
         )
         depends_on: list[pulumi.Resource] = [configuration]
         volumes = [shared]
@@ -191,8 +190,6 @@ class RunnerManager(pulumi.ComponentResource):
                 self,
                 depends_on=depends_on,
                 waits=workers is None,
-                # The docker provider's default is to delete first, and then nobody polls while the last jobs end.
-                delete_before_replace=False,
                 custom_timeouts=pulumi.CustomTimeouts(delete=f"{args.grace + _DELETE_MARGIN_SECONDS}s"),
             ),
         )

@@ -111,7 +111,7 @@ class RemoteImage(Resource):
 
     token = "docker:index/remoteImage:RemoteImage"
     seconds = CONTAINER_SECONDS
-    habits = Habits(sets=frozenset({"pullTriggers"}), refused=frozenset({"build"}))
+    habits = Habits(delete_before_replace=True, sets=frozenset({"pullTriggers"}), refused=frozenset({"build"}))
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
