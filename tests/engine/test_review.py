@@ -19,7 +19,7 @@ def test_previews_of_the_engine_are_read(project: Project) -> None:
     settings = Stacks(ROOT).settings("sandbox")
     review = StackReview("sandbox", *preview(project.as_stack()), before=None, after=settings)
     assert review.failure is None
-    assert list(review.counts.values()) == [26, 0, 0, 0]
+    assert list(review.counts.values()) == [27, 0, 0, 0]
     assert review.jobs == (Jobs.NOTHING, "")
     assert [warning.subject for warning in review.warnings] == ["team: dind"]
     assert {change.type for change in review.plan.changes} <= NAMES.keys()
