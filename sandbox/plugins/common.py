@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -176,8 +177,14 @@ class Plugin(provider.Provider, ABC):
             value = next((os.environ[variable] for variable in fact.environment if os.environ.get(variable)), None)
             if name not in inputs and value is not None:
                 inputs[name] = property_value(value)
-        faults = self.facts.faults(self.facts.config, self._decode(inputs))
-        return provider.CheckResponse(inputs, _failures(faults))
+        decoded = self._decode(inputs)
+        # JSON texts are kept as Go writes them, as the bridge does: another spelling would be a change of the provider.
+        inputs |= {
+            name: property_value(go_json(decoded[name])).with_secret(value.contains_secret())
+            for name, value in inputs.items()
+            if not isinstance(decoded.get(name, ""), str) and not contains_unknown(decoded[name])
+        }
+        return provider.CheckResponse(inputs, _failures(self.facts.faults(self.facts.config, decoded)))
 
     async def configure(self, request: provider.ConfigureRequest) -> provider.ConfigureResponse:
         """Take the configuration over; says no to output values, which the SDK's PropertyValue cannot always read."""
@@ -398,6 +405,12 @@ _DIFF_KINDS = {
     ("update", False): provider.PropertyDiffKind.UPDATE,
     ("update", True): provider.PropertyDiffKind.UPDATE_REPLACE,
 }
+
+
+def go_json(value: Any) -> str:
+    """A value as Go's `json.Marshal` writes it: without spaces, and with &, < and > escaped."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return re.sub("[&<>]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def innermost(error: BaseException) -> str:

@@ -122,10 +122,10 @@ class Sandbox(Clouds):
         cloud = self.openstack
         for server in cloud.compute.servers():
             cloud.compute.delete_server(server)
-            cloud.compute.wait_for_delete(server)
+            cloud.compute.wait_for_delete(server, interval=0.2)
         for volume in cloud.block_storage.volumes():
             cloud.block_storage.delete_volume(volume.id)
-            cloud.block_storage.wait_for_delete(volume)
+            cloud.block_storage.wait_for_delete(volume, interval=0.2)
         for container in cloud.object_store.containers():
             cloud.object_store.delete_container(container.name)
         for credential in ec2_credentials(cloud):

@@ -392,6 +392,8 @@ def test_configuration_is_checked_and_completed(monkeypatch: pytest.MonkeyPatch)
     assert plain_map(check().inputs or {}) == {"host": "unix:///somewhere.sock"}
     # The SDK sends all but strings as JSON texts.
     assert not check(sshOpts='["-F", "/x"]', disableDockerDaemonCheck="true").failures
+    kept = {"host": "x", "sshOpts": r'["-o","A=\u003cb\u003e"]'}
+    assert plain_map(check(host="x", sshOpts='["-o", "A=<b>"]').inputs or {}) == kept
     assert texts(check(sshopts="[]", registryAuth="[]")) == ["sshopts is not a property that the provider knows"]
     with pytest.raises(PluginError, match="configuring the docker provider: context is not implemented"):
         Client(Docker(), context="other")

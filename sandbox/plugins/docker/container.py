@@ -57,6 +57,7 @@ class Container(Resource):
             "attach": False,
             "containerReadRefreshTimeoutMilliseconds": START_SECONDS * 1000,
             "logs": False,
+            "memoryReservation": 0,
             "mustRun": True,
             "networkMode": "bridge",
             "readOnly": False,
@@ -315,6 +316,8 @@ def container_outputs(container: Document, state: Plain) -> Plain:
     return {
         "name": container["Name"].removeprefix("/"),
         "image": container["Image"],
+        # Not what the image has besides; but an empty list is kept, else the official provider expects to be told.
+        "envs": state.get("envs", []),
         "mustRun": state.get("mustRun", True) and (running or not state.get("start", True)),
         "exitCode": None if running else container["State"]["ExitCode"],
         "bridge": network.get("Bridge", ""),
