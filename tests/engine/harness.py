@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import docker
@@ -249,16 +250,23 @@ class Project:
     def run(self, *arguments: str, config: bool = False) -> Result:
         """Runs a command of Pulumi; `config` hands it the stack file."""
         file = [f"--config-file={self.file}"] if config else []
-        done = subprocess.run(
-            ["pulumi", *arguments, *file, "--non-interactive"],
-            cwd=ROOT,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        return Result(done.returncode, done.stdout)
+        command = ["pulumi", *arguments, *file, "--non-interactive"]
+        with TemporaryFile("w+") as output:
+            try:
+                done = subprocess.run(
+                    command,
+                    cwd=ROOT,
+                    env=self.environment,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    timeout=self.clouds.patience_seconds * 10,
+                    check=False,
+                )
+            except subprocess.TimeoutExpired as error:
+                output.seek(0)
+                raise AssertionError(f"{error}\n{output.read()}") from error
+            output.seek(0)
+            return Result(done.returncode, output.read())
 
     def preview(self) -> Plan:
         """The plan: what would happen to which resource, without those that stay as they are."""
