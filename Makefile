@@ -19,8 +19,8 @@ DRY_RUN ?=
 SMALL ?=
 
 VENV := .venv/bin
-# One worker more than there are cores: each waits a third of its time.
-ON_ALL_CORES := -n $(shell expr $$(nproc) + 1) --dist loadgroup
+# More workers than cores: each waits for most of its time, for machines, managers and jobs.
+ON_ALL_CORES := -n $(shell expr $$(nproc) \* 2 + 1) --dist loadgroup
 # The plans of a stack's life, which the stand-ins have made in `make test`: here by the official providers.
 LIFE := tests/engine/test_a_stack_and_its_life.py
 ON_STACK := --stack "$(STACK)" $(if $(YES),--yes)
