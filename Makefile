@@ -22,7 +22,7 @@ VENV := .venv/bin
 # More workers than cores: each waits for most of its time, for machines, managers and jobs.
 ON_ALL_CORES := -n $(shell expr $$(nproc) \* 2 + 1) --dist loadgroup
 # The plans of a stack's life, which the stand-ins have made in `make test`: here by the official providers.
-LIFE := tests/engine/test_a_stack_and_its_life.py
+LIFE := tests/engine/test_a_stack_and_its_life.py tests/engine/test_a_stack_and_its_changes.py
 ON_STACK := --stack "$(STACK)" $(if $(YES),--yes)
 POLICIES := $(if $(POLICY),--policies)
 

@@ -346,6 +346,11 @@ def plan_of(steps: Iterable[dict[str, Any]]) -> Plan:
     return plan
 
 
+def restarted(before: list[Container], after: list[Container]) -> set[str | None]:
+    """Names of managers that are not the same container any more."""
+    return {container.name for container in before} - {container.name for container in after}
+
+
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
     """Waits until something is so; the bound only ends a run that would hang."""
     deadline = time.monotonic() + seconds
