@@ -21,8 +21,6 @@ SMALL ?=
 VENV := .venv/bin
 # More workers than cores: each waits for most of its time, for machines, managers and jobs.
 ON_ALL_CORES := -n $(shell expr $$(nproc) \* 2 + 1) --dist loadgroup
-# The plans of a stack's life, which the stand-ins have made in `make test`: here by the official providers.
-LIFE := tests/engine/test_a_stack_and_its_life.py tests/engine/test_a_stack_and_its_changes.py
 ON_STACK := --stack "$(STACK)" $(if $(YES),--yes)
 POLICIES := $(if $(POLICY),--policies)
 
@@ -76,8 +74,7 @@ lint: setup ## Check style and types
 
 acceptance: ## Run the long tests with the official providers: a fault at every call, all of it on a real OpenStack
 	@$(MAKE) --no-print-directory setup PLUGINS=built
-	@$(VENV)/python -m pytest $(ON_ALL_CORES) -m acceptance
-	@$(VENV)/python -m pytest $(ON_ALL_CORES) $(LIFE)
+	@$(VENV)/python -m pytest $(ON_ALL_CORES) -m "acceptance or plans"
 	@$(VENV)/python -m tests.acceptance.ground -- $(VENV)/python -m pytest tests/acceptance -m ground --exitfirst --capture=no -v
 	@$(MAKE) --no-print-directory setup
 

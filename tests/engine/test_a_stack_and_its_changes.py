@@ -10,7 +10,12 @@ import pytest
 from tests.engine.harness import Project, Sandbox, restarted
 
 # One worker runs them all, in this order.
-pytestmark = [pytest.mark.docker, pytest.mark.xdist_group("changes"), pytest.mark.usefixtures("running_stack")]
+pytestmark = [
+    pytest.mark.docker,
+    pytest.mark.plans,
+    pytest.mark.xdist_group("changes"),
+    pytest.mark.usefixtures("running_stack"),
+]
 
 
 @pytest.fixture(scope="module")

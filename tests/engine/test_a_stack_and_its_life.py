@@ -14,7 +14,7 @@ from tests.engine.harness import NOTHING, Project, Sandbox, restarted, wait_unti
 
 TOKEN = re.compile(r"glrt-[\w.-]{20}")
 # One worker runs them all, in this order.
-pytestmark = [pytest.mark.docker, pytest.mark.xdist_group("life")]
+pytestmark = [pytest.mark.docker, pytest.mark.plans, pytest.mark.xdist_group("life")]
 
 
 def test_preview_of_a_new_stack_creates_everything(project: Project) -> None:
