@@ -11,6 +11,11 @@ from sandbox.engine import Engine
 from tests.engine.harness import Project, Sandbox
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test begins first, so that at the end nobody waits for it alone."""
+    items.sort(key=lambda item: item.path.name != "test_load.py")
+
+
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
     # A short path: a Unix socket's has room for about a hundred characters.
