@@ -268,16 +268,13 @@ def layers(ground: Ground, machine: Machine) -> dict[str, Any]:
     machine.run("docker network create user-made")
     found["user-defined network"] = machine.container("--network user-made", image=image)
     machine.run("docker network rm user-made")
-    job = ground.wait_for_job(ground.put_job(["cat /sys/class/net/eth0/mtu"]))
-    assert job["status"] == "success", job["trace"]
-    found["network of a job"] = next(int(line) for line in job["trace"].splitlines() if line.strip().isdecimal())
-    return found | _layers_inside_dind(ground, machine, image)
+    return found | _layers_of_a_job(ground, machine, image)
 
 
-def _layers_inside_dind(ground: Ground, machine: Machine, image: str) -> dict[str, int]:
+def _layers_of_a_job(ground: Ground, machine: Machine, image: str) -> dict[str, int]:
     machine.make_dind_image()
     job = ground.put_job(
-        ["until [ -e /tmp/measured ]; do sleep 1; done"],
+        ["cat /sys/class/net/eth0/mtu", "until [ -e /tmp/measured ]; do sleep 1; done"],
         tags=["images"],
         services=[{"name": DIND_IMAGE, "alias": "docker"}],
         protected=True,
@@ -297,4 +294,5 @@ def _layers_inside_dind(ground: Ground, machine: Machine, image: str) -> dict[st
     machine.run(f"docker exec {machine.job_container()} touch /tmp/measured")
     ended = ground.wait_for_job(job)
     assert ended["status"] == "success", ended["trace"]
-    return found
+    trace = ended["trace"].splitlines()
+    return {"network of a job": next(int(line) for line in trace if line.strip().isdecimal())} | found
