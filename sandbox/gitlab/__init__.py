@@ -5,6 +5,7 @@ python-gitlab and GitLab Runner work against it. Beside the API it has control r
 
 - `POST /sandbox/jobs` {project, tags, image, services, script, variables, protected, timeout}: queue a job;
 - `GET /sandbox/jobs`, `GET /sandbox/jobs/:id`: status, runner and system_id; the single job also with its trace;
+- `DELETE /sandbox/jobs`: cancel those that no runner has taken yet;
 - `POST /sandbox/merge_requests` {project, title}: open a merge request, which has no commits.
 
 Whoever serves the app keeps `/sandbox` to the loopback interface: jobs run code.

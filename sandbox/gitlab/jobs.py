@@ -88,6 +88,7 @@ class Jobs:
             web.put(f"{API}/jobs/{{id}}", self._update),
             web.post("/sandbox/jobs", self._post),
             web.get("/sandbox/jobs", self._list),
+            web.delete("/sandbox/jobs", self._cancel_pending),
             web.get("/sandbox/jobs/{id}", self._read),
         ]
 
@@ -279,6 +280,12 @@ class Jobs:
 
     async def _list(self, _: web.Request) -> web.Response:
         return web.json_response([self._shown(job) for job in self._store.list(JOBS)])
+
+    async def _cancel_pending(self, _: web.Request) -> web.Response:
+        for job in self._store.list(JOBS):
+            if job["status"] == "pending":
+                self._store.put(JOBS, str(job["id"]), job | {"status": "canceled", "finished_at": now()})
+        return web.Response(status=204)
 
     async def _read(self, request: web.Request) -> web.Response:
         job = self._store.get(JOBS, str(number(request)))

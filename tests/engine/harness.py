@@ -120,6 +120,7 @@ class Sandbox(Clouds):
 
     def clear(self) -> None:
         """Empties the clouds, as nobody's program would: for tests that need a new start quickly."""
+        self.control("DELETE", "jobs")
         cloud = self.openstack
         for server in cloud.compute.servers():
             cloud.compute.delete_server(server)

@@ -69,9 +69,10 @@ class Feed:
         return Counter(job["status"] for job in self.jobs())["running"]
 
     def stop(self) -> None:
-        """No further jobs."""
+        """No further jobs, also none of those that wait: the next stack's runner would take them."""
         self._over.set()
         self._thread.join()
+        self.clouds.control("DELETE", "jobs")
 
 
 class Watch:

@@ -385,6 +385,15 @@ def test_a_job_is_run_as_gitlab_runner_does_it(sandbox: Sandbox) -> None:
     assert "token" not in shown
 
 
+def test_jobs_that_nobody_has_taken_can_be_canceled(sandbox: Sandbox) -> None:
+    runner = sandbox.runner()
+    taken, waiting = sandbox.post_job(), sandbox.post_job()
+    assert sandbox.take(runner).json()["id"] == taken
+    assert sandbox.call("DELETE", "/sandbox/jobs").status_code == 204
+    assert [sandbox.job(job)["status"] for job in (taken, waiting)] == ["running", "canceled"]
+    assert sandbox.take(runner).status_code == 204
+
+
 def test_a_job_without_a_script_or_project_is_refused(sandbox: Sandbox) -> None:
     assert sandbox.call("POST", "/sandbox/jobs", json={"script": []}).status_code == 400
     assert sandbox.call("POST", "/sandbox/jobs", json={"script": "true", "project": 5}).status_code == 404
