@@ -1,5 +1,10 @@
 """GitLab runners in Docker on OpenStack: the stack file's settings, declared as resources."""
 
+import gc
+
+# What is imported stays, all of it: the search for garbage in it would be a sixth of the time that it takes to load.
+gc.disable()
+
 import asyncio
 import os
 import sys
@@ -20,6 +25,9 @@ from components.docker_connection import options_for
 from components.fleet import Fleet, FleetArgs, Shared
 from components.leftovers import Leftovers
 from settings import DockerHost, OpenStackHost, Settings, SettingsError, effective, load
+
+gc.freeze()
+gc.enable()
 
 # The language host takes this status as: the user has been told.
 USER_WAS_TOLD = 32

@@ -59,7 +59,7 @@ WHOLE = Plan(
         [Size(10, 4), Size(40, 4), Size(100, 4)],
         [Size(10, 20), Size(40, 20)],
     ],
-    rollout=(1, 8),
+    rollout=(1, 20),
 )
 
 

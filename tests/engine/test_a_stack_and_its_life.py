@@ -1,4 +1,4 @@
-"""One stack from its first preview to its end, on the same machine and managers throughout.
+"""One stack from its first preview to its end, on the same machine throughout.
 
 Every test goes on where the one before it stopped.
 """
@@ -178,6 +178,33 @@ def test_a_network_more_from_which_ssh_is_allowed_is_one_rule_more(project: Proj
         "DeclaredRules sandbox": "update",
     }
     project.configure(lambda config: config["host"]["sshFrom"].pop())
+
+
+def test_refresh_finds_what_was_changed_by_hand_and_up_mends_it(project: Project, sandbox: Sandbox) -> None:
+    cloud = sandbox.openstack.network
+    (group,) = [group for group in cloud.security_groups() if group.name == "sandbox"]
+    (rule,) = [rule for rule in cloud.security_group_rules(security_group_id=group.id) if rule.direction == "ingress"]
+    cloud.delete_security_group_rule(rule)
+    cloud.create_security_group_rule(
+        security_group_id=group.id, direction="ingress", ether_type="IPv4", remote_ip_prefix="0.0.0.0/0"
+    )
+    runner = sandbox.gitlab.runners.get(project.outputs()["runners"]["app"]["id"])
+    runner.tag_list = ["changed-by-hand"]
+    runner.save()
+    (manager,) = [manager for manager in sandbox.managers() if "-team" in (manager.name or "")]
+    manager.remove(force=True, v=True)
+    found = project.refresh()
+    assert found["SecGroupRule sandbox-ssh-127.0.0.0/8"] == "delete"
+    assert found["UserRunner sandbox-app"] == "update"
+    assert found["Container sandbox-1-team"] == "delete"
+    assert project.preview()["DeclaredRules sandbox"] == "update"
+    assert "ingress IPv4 any from 0.0.0.0/0" in json.dumps(project.export())
+    project.up()
+    assert [rule.remote_ip_prefix for rule in cloud.security_group_rules(security_group_id=group.id)].count(None) == 2
+    assert sandbox.inventory()["security group rules"] == 3
+    assert project.preview() == {}
+    assert sandbox.gitlab.runners.get(runner.id).tag_list == ["docker"]
+    assert len(sandbox.managers()) == 2
 
 
 def test_destroy_lets_the_job_end_and_leaves_nothing(project: Project, sandbox: Sandbox) -> None:
