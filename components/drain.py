@@ -19,6 +19,7 @@ from clients import ClientError
 from clients.ssh import SSH_FAILED, Login, run
 from components.abort import ABORT_JOBS, aborts_jobs
 from components.openstack_client import OpenStackProvider
+from renderers.metrics import RUNNER_LABEL
 
 SERVER_LABEL = "gitlab-runners.server"
 """Label of every runner manager on a virtual machine: the machine's id."""
@@ -45,7 +46,7 @@ class _DrainProvider(OpenStackProvider):
         signal, seconds = ("TERM", _ABORT_SECONDS) if aborts else ("QUIT", int(_props["grace"]))
         # Without a restart policy, or dockerd would start them again.
         command = f"""\
-managers=$(docker ps --quiet --filter label={SERVER_LABEL}={_props["server"]}) || exit
+managers=$(docker ps --quiet --filter label={SERVER_LABEL}={_props["server"]} --filter label={RUNNER_LABEL}) || exit
 [ -n "$managers" ] || exit 0
 docker update --restart no $managers >/dev/null
 docker kill --signal {signal} $managers >/dev/null

@@ -18,6 +18,7 @@ from components.host_group import HostGroup, HostGroupArgs
 from components.leftovers import Leftovers
 from components.openstack_provider import openstack_provider
 from components.registration import Registration, RegistrationArgs, gitlab_provider
+from components.registry_cache import RegistryCache, RegistryCacheArgs, mirrors
 from components.runner_manager import RunnerManager, RunnerManagerArgs, files_for_jobs
 from components.virtual_machine import VirtualMachine, VirtualMachineArgs
 from components.worker_group import WorkerGroup, WorkerGroupArgs
@@ -109,6 +110,7 @@ class Fleet(pulumi.ComponentResource):
         provider = None
         if any(runner.scope is not None for runner in settings.runners.values()):
             provider = gitlab_provider(args.stack, args.gitlab_config, pulumi.ResourceOptions(parent=self))
+        own_mirrors = mirrors(settings.host)
         runners: dict[str, Any] = {}
         managers: dict[str, dict[str, RunnerManager]] = {host.name: {} for host in hosts}
         for runner_name, runner in settings.runners.items():
@@ -148,7 +150,8 @@ class Fleet(pulumi.ComponentResource):
                         ipv6=settings.host.ipv6,
                         ca_certificates=settings.host.ca_certificates,
                         proxy=settings.host.proxy,
-                        registry_mirrors=settings.host.registry_mirrors,
+                        # Workers have no cache of their own.
+                        registry_mirrors=settings.host.registry_mirrors if workers is not None else own_mirrors,
                         metrics=self._serves_metrics,
                         cache=cache.settings if cache is not None else None,
                         workers=workers,
@@ -165,6 +168,13 @@ class Fleet(pulumi.ComponentResource):
                 "containers": containers,
             }
         for host in hosts:
+            if isinstance(settings.host, OpenStackHost) and settings.host.registry_cache is not None:
+                labels = {**self._owner_labels, **self._host_labels(host)}
+                RegistryCache(
+                    host.name,
+                    RegistryCacheArgs(settings.host.registry_cache, host.connection, labels),
+                    opts=pulumi.ResourceOptions(parent=self),
+                )
             self._handover(host, managers[host.name])
             if host.machine is not None and isinstance(settings.host, OpenStackHost):
                 self._drain(host, host.machine, settings.host, managers[host.name].values())
@@ -298,10 +308,12 @@ class Fleet(pulumi.ComponentResource):
         return _Host(name, connection, host.mtu)
 
     def _labels(self, host: _Host, runner: str) -> dict[str, pulumi.Input[str]]:
-        labels: dict[str, pulumi.Input[str]] = {STACK_LABEL: self._args.stack, RUNNER_LABEL: runner}
-        if self._args.shared is not None:
-            labels |= {f"gitlab-runners.{key}": value for key, value in vars(self._args.shared.owner).items()}
-        return labels | self._host_labels(host)
+        return {STACK_LABEL: self._args.stack, RUNNER_LABEL: runner, **self._owner_labels, **self._host_labels(host)}
+
+    @property
+    def _owner_labels(self) -> dict[str, str]:
+        owner = vars(self._args.shared.owner) if self._args.shared is not None else {}
+        return {f"gitlab-runners.{key}": value for key, value in owner.items()}
 
     def _host_labels(self, host: _Host) -> dict[str, pulumi.Input[str]]:
         """What tells the managers of the stack on this host from all others."""
@@ -331,7 +343,7 @@ class Fleet(pulumi.ComponentResource):
     def _drain(
         self, host: _Host, machine: VirtualMachine, settings: OpenStackHost, managers: Iterable[RunnerManager]
     ) -> None:
-        Drain(
+        drain = Drain(
             host.name,
             DrainArgs(
                 server=machine.instance.id,
@@ -344,6 +356,14 @@ class Fleet(pulumi.ComponentResource):
             ),
             opts=pulumi.ResourceOptions(
                 parent=machine,
-                depends_on=[*machine.ssh_dependencies, *(manager.container for manager in managers)],
+                depends_on=[
+                    *machine.ssh_dependencies,
+                    *([machine.floating_ip] if machine.floating_ip is not None else []),
+                    *(manager.container for manager in managers),
+                ],
+                # What waits for the old machine's jobs cannot wait for the end of the update.
+                delete_before_replace=machine.moves_floating_ip or None,
             ),
         )
+        if machine.moves_floating_ip:
+            machine.move_floating_ip(drain)

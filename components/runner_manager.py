@@ -15,7 +15,7 @@ from components.docker_connection import DockerConnection
 from components.worker_group import WorkerGroup
 from components.workers import Workers
 from renderers.autoscaler import CLOUD_CA_FILE, CLOUDS_FILE, KEY_FILE, PLUGINS_FOLDER
-from renderers.config_toml import Cache, ConfigToml, Dind, Limits, config_toml
+from renderers.config_toml import Cache, ConfigToml, Dind, Limits, RegistryLogin, config_toml
 from renderers.daemon_json import dind_daemon_json
 from renderers.handover import CONFIGURATION_FOLDER
 from renderers.metrics import LOOPBACK_LISTEN_ADDRESS, MANAGERS_LISTEN_ADDRESS, TOKEN_EXPIRY_LABEL
@@ -253,6 +253,10 @@ class RunnerManager(pulumi.ComponentResource):
                     rootless=runner.builds == "rootless",
                     volumes=runner.volumes,
                     environment=args.proxy_environment | runner.environment,
+                    registry_logins={
+                        registry: RegistryLogin(login.user, login.password.get_secret_value())
+                        for registry, login in runner.registry_logins.items()
+                    },
                     mtu=args.mtu,
                     ipv6=args.ipv6,
                     dind=dind,

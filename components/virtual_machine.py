@@ -45,7 +45,8 @@ class VirtualMachine(pulumi.ComponentResource):
     """Host key, ports, volume, server and floating IP.
 
     Whatever would wipe the machine or restart it under its jobs (flavor, image, user_data, …) replaces it instead: the
-    new machine, with ports, a volume and a floating IP of its own, is there before the old one goes.
+    new machine, with ports and a volume of its own, is there before the old one goes. So is a floating IP by which SSH
+    reaches it; one that SSH does not use is the same for all machines of this name, see `move_floating_ip`.
     """
 
     instance: openstack.compute.Instance
@@ -56,6 +57,9 @@ class VirtualMachine(pulumi.ComponentResource):
     """Public SSH host key."""
     ssh_dependencies: list[pulumi.Resource]
     """What must exist before SSH can reach the machine."""
+    floating_ip: openstack.networking.FloatingIp | None = None
+    moves_floating_ip: bool
+    """Whether the floating IP is the same for all machines of this name."""
 
     def __init__(self, name: str, args: VirtualMachineArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         host, group = args.host, args.group
@@ -128,27 +132,45 @@ class VirtualMachine(pulumi.ComponentResource):
         self.addresses = pulumi.Output.all(*(port.all_fixed_ips for port in ports)).apply(
             lambda lists: [address for addresses in lists for address in addresses]
         )
+        self._port = ports[0]
+        self.moves_floating_ip = host.floating_ip_pool is not None and host.ssh.address == "fixed"
         if host.floating_ip_pool is not None:
-            # An address of its own for each machine: the old one must stay reachable while it drains.
-            floating = openstack.networking.FloatingIp(
+            floating = self.floating_ip = openstack.networking.FloatingIp(
                 name,
                 pool=host.floating_ip_pool,
                 description=args.description,
                 tags=list(host.tags) or None,
-                # Another address, and no job that notices: managers reach GitLab from their machine.
-                opts=args.leftovers.before_create(self, replacement_trigger=trigger, replace_on_changes=BROKEN_OFF),
+                # Where SSH uses it, the old machine must stay reachable by its own while it drains. That is another
+                # address, and no job that notices: managers reach GitLab from their machine.
+                opts=args.leftovers.before_create(
+                    self,
+                    replacement_trigger=None if self.moves_floating_ip else trigger,
+                    replace_on_changes=BROKEN_OFF,
+                ),
             )
-            association = openstack.networking.FloatingIpAssociate(
-                name,
-                floating_ip=floating.address,
-                port_id=ports[0].id,
-                opts=pulumi.ResourceOptions(parent=self, depends_on=[self.instance], replacement_trigger=trigger),
-            )
-            self.ssh_dependencies.append(association)
             self.addresses = pulumi.Output.all(self.addresses, floating.address).apply(lambda all_: [*all_[0], all_[1]])
-            if host.ssh.address != "fixed":
+            if not self.moves_floating_ip:
                 self.address = floating.address
+                association = self._associate(depends_on=[self.instance], replacement_trigger=trigger)
+                self.ssh_dependencies.append(association)
         self.register_outputs({"addresses": self.addresses})
+
+    def move_floating_ip(self, drained: pulumi.Resource) -> None:
+        """Gives this machine the floating IP that SSH does not use, from the one before it.
+
+        `drained` is what exists once no job runs on that one: its connections go through the address.
+        """
+        # It ends with the address. On its own it would be taken from the last machine before that has drained.
+        self._associate(depends_on=[drained], deleted_with=self.floating_ip)
+
+    def _associate(self, **options: Any) -> openstack.networking.FloatingIpAssociate:
+        assert self.floating_ip is not None
+        return openstack.networking.FloatingIpAssociate(
+            self.pulumi_resource_name,
+            floating_ip=self.floating_ip.address,
+            port_id=self._port.id,
+            opts=pulumi.ResourceOptions(parent=self, **options),
+        )
 
     @staticmethod
     def _user_data(args: VirtualMachineArgs, key: HostKey, volume_id: pulumi.Input[str] | None) -> pulumi.Output[str]:
@@ -164,6 +186,7 @@ class VirtualMachine(pulumi.ComponentResource):
                     host_key_public=public_key,
                     ca_certificates=host.ca_certificates,
                     registry_mirrors=host.registry_mirrors,
+                    registry_cache=host.registry_cache is not None,
                     proxy=Proxy(host.proxy.http, host.proxy.https, host.proxy.no_proxy) if host.proxy else None,
                     prune=Prune(host.prune.older_than_hours, host.prune.free_percent) if host.prune else None,
                     updates=Updates(host.updates.reboot_window, args.number) if host.updates else None,

@@ -23,6 +23,7 @@ from renderers.metrics import (
 )
 from renderers.proxy import Proxy, proxy_drop_in, proxy_environment
 from renderers.prune import PRUNE_SCRIPT, PRUNE_SERVICE, PRUNE_TIMER, Prune, prune_script
+from renderers.registry_cache import REGISTRY_CACHE_ADDRESS, REGISTRY_CACHE_UNIT, REGISTRY_CACHE_URL
 from renderers.updates import UPDATE_PROGRAM, UPDATE_SCRIPT, UPDATE_TIMER_UNIT, UPDATES_PACKAGE, Updates, update_files
 
 # Commands that cloud-init puts on the machine's PATH; the readiness check runs them over SSH.
@@ -51,6 +52,8 @@ class CloudInit:
     """PEM; the machine trusts them."""
     registry_mirrors: Sequence[str] = ()
     """Mirrors of Docker Hub."""
+    registry_cache: bool = False
+    """Whether the machine itself has one, which is asked first."""
     proxy: Proxy | None = None
     """None reaches everything directly."""
     prune: Prune | None = None
@@ -69,7 +72,8 @@ class CloudInit:
 
 def user_data(machine: CloudInit) -> str:
     """cloud-config of a machine; keys as in cloud-init's module reference."""
-    mtu, mirrors, ipv6 = machine.mtu, machine.registry_mirrors, machine.ipv6
+    mtu, ipv6 = machine.mtu, machine.ipv6
+    mirrors = [*([REGISTRY_CACHE_URL] if machine.registry_cache else []), *machine.registry_mirrors]
     configuration: dict[str, Any] = {
         "users": ["default", {"name": machine.user, "groups": ["docker"]}],
         "ssh_pwauth": False,
@@ -101,6 +105,9 @@ def user_data(machine: CloudInit) -> str:
             _file(_KEEP_ROUTES, _KEEP_IPV6_ROUTES, "0755"),
             _file("/etc/systemd/system/docker.service.d/30-ipv6.conf", _IPV6_DROP_IN),
         ]
+    if machine.registry_cache:
+        configuration["write_files"].append(_file(f"/etc/systemd/system/{REGISTRY_CACHE_UNIT}", REGISTRY_CACHE_ADDRESS))
+        configuration["runcmd"].append(["systemctl", "enable", "--now", REGISTRY_CACHE_UNIT])
     if machine.ca_certificates:
         # Before packages are installed, so before dockerd starts (cloud-init's modules run in that order).
         configuration["ca_certs"] = {"trusted": list(machine.ca_certificates)}

@@ -1,5 +1,7 @@
 """config.toml of one runner manager."""
 
+import json
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,6 +18,8 @@ _NAMESPACES = ("seccomp:unconfined", "apparmor:unconfined")
 _CA_FILE = "/etc/gitlab-runner/certs/ca.crt"
 # Programs in Go, dockerd too, trust every certificate in this folder (crypto/x509).
 _GO_CA_FILE = "/etc/ssl/certs/gitlab-runners.crt"
+# The name of Docker Hub in Docker's configuration file (docker login).
+_DOCKER_HUB = "https://index.docker.io/v1/"
 _NO_NEW_PRIVILEGES = ("no-new-privileges:true",)
 
 PullPolicy = Literal["always", "if-not-present", "never"]
@@ -37,6 +41,14 @@ class Limits:
     """Bytes, with Docker's units: 512m, 2g."""
     cpus: str | None = None
     """Number of processors: 1.5."""
+
+
+@dataclass(frozen=True)
+class RegistryLogin:
+    """Who images are pulled as."""
+
+    user: str
+    password: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,8 @@ class ConfigToml:
     """Job containers may make user and mount namespaces, for image builds without privileges."""
     volumes: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    registry_logins: Mapping[str, RegistryLogin] = field(default_factory=dict)
+    """By registry, as images name it; `docker.io` is Docker Hub."""
     mtu: int | None = None
     """MTU of the network made for each job, in bytes; None leaves Docker's own."""
     ipv6: bool = False
@@ -112,6 +126,8 @@ def config_toml(manager: ConfigToml) -> str:
     docker = _docker(manager)
     if manager.dind is not None:
         environment.setdefault("DOCKER_TLS_CERTDIR", _DIND_CERTIFICATES)
+    if manager.registry_logins:
+        environment["DOCKER_AUTH_CONFIG"] = _docker_auth_config(manager.registry_logins)
     runner: dict[str, Any] = {
         "name": manager.name,
         "url": manager.url,
@@ -140,6 +156,15 @@ def config_toml(manager: ConfigToml) -> str:
         "runners": [_merged(runner, manager.advanced)],
     }
     return tomli_w.dumps(_merged(configuration, manager.advanced_global))
+
+
+def _docker_auth_config(logins: Mapping[str, RegistryLogin]) -> str:
+    """As in GitLab's "Access an image from a private container registry"."""
+    auths = {}
+    for registry, login in sorted(logins.items()):
+        name = _DOCKER_HUB if registry == "docker.io" else registry
+        auths[name] = {"auth": b64encode(f"{login.user}:{login.password}".encode()).decode()}
+    return json.dumps({"auths": auths})
 
 
 def _cache(cache: Cache) -> dict[str, Any]:

@@ -234,12 +234,19 @@ def is_hidden(location: Location, value: Any) -> bool:
     if len(location) == 1:
         namespace, _, key = str(location[0]).partition(":")
         return namespace != NAMESPACE and key not in {known.partition(":")[2] for known in SHARED_PROVIDER_KEYS}
-    head, *rest = location
-    if head == f"{NAMESPACE}:cache":
-        return rest in (["accessKey"], ["secretKey"])
-    if head == f"{NAMESPACE}:runners":
-        return rest[1:] == ["token"] or (rest[1:2] == ["advanced"] and OF_RUNNERS.is_secret(rest[2:]))
-    return head == f"{NAMESPACE}:manager" and rest[:1] == ["advanced"] and OF_MANAGERS.is_secret(rest[1:])
+    match [str(location[0]).removeprefix(f"{NAMESPACE}:"), *location[1:]]:
+        case (
+            ["cache", "accessKey" | "secretKey"]
+            | ["runners", _, "token"]
+            | ["runners", _, "registryLogins", _, "password"]
+            | ["host", "registryCache", "login", "password"]
+        ):
+            return True
+        case ["runners", _, "advanced", *below]:
+            return OF_RUNNERS.is_secret(below)
+        case ["manager", "advanced", *below]:
+            return OF_MANAGERS.is_secret(below)
+    return False
 
 
 def _readings(stack: str) -> list[Owner]:

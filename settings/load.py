@@ -235,7 +235,7 @@ def _told(error: ErrorDetails, location: Sequence[int | str]) -> str:
     hidden = (
         kind == ADVANCED
         or isinstance(value, dict | list | BaseModel)
-        or {"token", "caCertificates", "proxy", "accessKey", "secretKey"} & set(location)
+        or {"token", "caCertificates", "proxy", "accessKey", "secretKey", "password"} & set(location)
     )
     shown = "" if hidden else f" {json.dumps(value)}:"
     if not location:

@@ -131,6 +131,13 @@ def _s3_server(value: str) -> str:
     raise ValueError("must be a host and perhaps a port, without https:// and without a path: s3.example.com:9000")
 
 
+def _registry(value: str) -> str:
+    # A place in DOCKER_AUTH_CONFIG is only found by what images begin with.
+    if re.fullmatch(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?", value):
+        return value
+    raise ValueError("must be what images begin with, without https:// and without a path: registry.example.com:5000")
+
+
 def _host_key(value: str) -> str:
     if re.fullmatch(r"(ssh-|ecdsa-)\S+ [A-Za-z0-9+/=]+( .*)?", value.strip()):
         return " ".join(value.split()[:2])
@@ -210,6 +217,7 @@ Certificate = Annotated[str, AfterValidator(_certificate)]
 Mirror = Annotated[str, AfterValidator(_mirror)]
 NonEmpty = Annotated[str, Field(min_length=1)]
 S3Server = Annotated[str, AfterValidator(_s3_server)]
+RegistryName = Annotated[str, AfterValidator(_registry)]
 PublicKey = Annotated[str, AfterValidator(_host_key)]
 Secret = Annotated[
     SecretStr,
@@ -253,7 +261,8 @@ class Ssh(_Model):
     port: int = Field(22, ge=1, le=65535)
     """TCP port of sshd."""
     address: Literal["fixed", "floating"] | None = None
-    """Which address SSH uses; floating when `floatingIpPool` is set, else fixed."""
+    """Which address SSH uses; floating when `floatingIpPool` is set, else fixed. With `fixed` a floating IP outlives
+    its machine: it moves to the next one when the jobs of the old one have ended."""
     jump_host: NonEmpty | None = None
     """Bastion to go through: [user@]host[:port], as for `ssh -J`."""
     identity_file: NonEmpty | None = None
@@ -377,6 +386,26 @@ class HostOverride(_Model):
     """Nova metadata, besides that of all machines."""
 
 
+class RegistryLogin(_Model):
+    """Who images are pulled as: let it be one who may read and nothing else."""
+
+    user: NonEmpty
+    """User, or the name of a token."""
+    password: Secret
+    """Password or token."""
+
+
+class RegistryCache(_Model):
+    """A pull-through cache of Docker Hub on each machine."""
+
+    image: NonEmpty = "registry:3.0.0"
+    """Image of CNCF Distribution, 2 or 3."""
+    upstream: Mirror = "https://registry-1.docker.io"
+    """What is cached: Docker Hub, or a mirror of it."""
+    login: RegistryLogin | None = None
+    """Who it is pulled as. Every job gets what this user may pull."""
+
+
 class OpenStackHost(_Model):
     """Virtual machines made in OpenStack."""
 
@@ -392,7 +421,8 @@ class OpenStackHost(_Model):
     additional_networks: tuple[NonEmpty, ...] = ()
     """Further networks to attach, by name or id."""
     floating_ip_pool: NonEmpty | None = None
-    """External network from which each machine gets a floating IP."""
+    """External network from which each machine gets a floating IP, and its replacement another one, unless
+    `ssh.address` is `fixed`."""
     boot_volume: BootVolume | None = None
     """Boot from a volume instead of the flavor's local disk."""
     docker_volume: DockerVolume | None = None
@@ -419,6 +449,9 @@ class OpenStackHost(_Model):
     """Where Docker comes from: installed by cloud-init from the distribution (docker.io), or already in the image."""
     registry_mirrors: tuple[Mirror, ...] = ()
     """Mirrors of Docker Hub, tried in this order, for the machines' own engine and for Docker-in-Docker."""
+    registry_cache: RegistryCache | None = None
+    """A mirror of Docker Hub on each machine itself, which its own engine and Docker-in-Docker ask first; none when
+    absent."""
     ca_certificates: tuple[Certificate, ...] = ()
     """Certificates of your own CAs, in PEM, which the machines, the managers and Docker-in-Docker trust too; no
     secrets."""
@@ -596,6 +629,9 @@ class Runner(_Model):
     to the host's system only with `:ro`."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Variables for every job."""
+    registry_logins: dict[RegistryName, RegistryLogin] = Field(default_factory=dict)
+    """Logins by which images of jobs and services are pulled, by registry (`docker.io` is Docker Hub): the variable
+    DOCKER_AUTH_CONFIG of every job, which jobs can read."""
     advanced: RunnerKeys = Field(default_factory=dict)
     """Keys of config.toml below `[[runners]]` that have no setting here, by their names there; checked against those of
     GitLab Runner 19."""
@@ -614,6 +650,12 @@ class Runner(_Model):
             raise ValueError(
                 "has no tags and takes no untagged jobs, so it would never get one; set tags or runUntagged"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_docker_auth_config(self) -> Self:
+        if self.registry_logins and "DOCKER_AUTH_CONFIG" in self.environment:
+            raise ValueError("has registryLogins and environment.DOCKER_AUTH_CONFIG; leave one out")
         return self
 
     @model_validator(mode="after")

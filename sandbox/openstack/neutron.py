@@ -320,7 +320,7 @@ class Neutron:
         item |= changes
         self._save(resource, item)
         if resource is FLOATING_IP:
-            await self._tell({before, item["port_id"]})
+            await self._tell(before, item["port_id"])
         return web.json_response({resource.name: self._view(resource, item)})
 
     async def _delete(self, resource: Resource, request: web.Request) -> web.Response:
@@ -338,7 +338,7 @@ class Neutron:
             self._remove_group_rules(item)
         self._store.delete(_kind(resource), item["id"])
         if resource is FLOATING_IP:
-            await self._tell({item["port_id"]})
+            await self._tell(item["port_id"])
         return web.Response(status=204)
 
     async def _body(self, resource: Resource, request: web.Request) -> Document:
@@ -601,7 +601,7 @@ class Neutron:
         association = {name: floating[name] for name in ("port_id", "fixed_ip_address")}
         floating |= self._association(caller, floating | _UNASSOCIATED, association)
         self._store.put(_kind(FLOATING_IP), floating["id"], floating)
-        await self._tell({floating["port_id"]})
+        await self._tell(floating["port_id"])
         return floating
 
     def _association(self, caller: Caller, floating: Document, changes: Document) -> Document:
@@ -633,11 +633,11 @@ class Neutron:
         router = self._store.list("neutron.router")[0]["id"]
         return changes | {"fixed_ip_address": fixed_address, "status": "ACTIVE", "router_id": router}
 
-    async def _tell(self, port_ids: set[str | None]) -> None:
-        """Tell whose addresses have changed."""
+    async def _tell(self, *port_ids: str | None) -> None:
+        """Tell whose addresses have changed: who lost one goes first, or there would be two."""
         if self._addresses_changed is None:
             return
-        for id in port_ids:
+        for id in dict.fromkeys(port_ids):
             port = self._store.get(_kind(PORT), id) if id else None
             if port is not None and port["device_id"]:
                 await self._addresses_changed(port["device_id"])

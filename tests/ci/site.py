@@ -33,7 +33,7 @@ from tests.engine.harness import Sandbox, wait_until
 
 USER, PASSWORD = "gitlab-ci-token", "a job's token"
 # The password for htpasswd, which docker-registry takes as bcrypt only.
-_HASH = "$2b$05$abcdefghijklmnopqrstuugkgkZTOXddDA0c9xzn1wYCvP9aIzxIu"
+PASSWORD_HASH = "$2b$05$abcdefghijklmnopqrstuugkgkZTOXddDA0c9xzn1wYCvP9aIzxIu"
 _NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Registry of the tests")])
 _SOURCES = "/sources"
 DIND_MTU = 1400  # bytes; not what anything would have by itself
@@ -50,7 +50,7 @@ class Registry:
             self.name = f"{address}:{free.getsockname()[1]}"
         self.authority = folder / "ca.crt"
         self._write_certificate(address)
-        (folder / "htpasswd").write_text(f"{USER}:{_HASH}\n")
+        (folder / "htpasswd").write_text(f"{USER}:{PASSWORD_HASH}\n")
         configuration = {
             "version": 0.1,
             "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},

@@ -12,6 +12,7 @@ import pulumi
 import pytest
 import yaml
 from pulumi.runtime import mocks, rpc, settings
+from pydantic import SecretStr
 
 from clients.lookups import Lookups, Machine
 from clients.openstack import CloudAccess, Endpoint
@@ -29,6 +30,8 @@ from settings import (
     Owner,
     Proxy,
     Prune,
+    RegistryCache,
+    RegistryLogin,
     Runner,
     S3Cache,
     Settings,
@@ -473,6 +476,32 @@ def test_mirrors_reach_docker_in_docker(registered: Registered) -> None:
         assert json.loads(upload["content"])["registry-mirrors"] == ["https://mirror.example"]
         volumes = config_toml(registered, "dev-1-app")["runners"][0]["docker"]["volumes"]
         assert "/volumes/dev-1-app/dind-daemon.json:/etc/docker/daemon.json:ro" in volumes
+
+
+def test_a_cache_on_the_machine_is_the_first_mirror_there(registered: Registered) -> None:
+    cache = RegistryCache(login=RegistryLogin(user="me", password=SecretStr("very-secret")))
+    host = HOST.model_copy(update={"registry_mirrors": ("https://mirror.example",), "registry_cache": cache})
+    declare(host, app=Runner(project=1, tags=("a",), builds="dind"))
+    _, upload = registered.inputs("Container", "dev-1-app-config")["uploads"]
+    mirrors = ["http://169.254.171.1:5000", "https://mirror.example"]
+    assert json.loads(upload["content"])["registry-mirrors"] == mirrors
+    assert mirrors[0] in registered.inputs("Instance", "dev-1")["userData"]
+    assert "very-secret" not in registered.inputs("Instance", "dev-1")["userData"]
+    container = registered.inputs("Container", "dev-1-registry-cache")
+    assert container["networkMode"] == "host"
+    assert yaml.safe_load(container["uploads"][0]["content"])["proxy"]["password"] == "very-secret"
+    assert "very-secret" not in json.dumps([container["envs"], container["command"], container["labels"]])
+    # Else it would be drained with the managers.
+    assert not [label for label in container["labels"] if label["label"] == "gitlab-runners.runner"]
+
+
+def test_workers_have_no_cache_of_their_own(registered: Registered) -> None:
+    scaler = Autoscaler(plugin="registry.example/fleeting-plugin-openstack:1.2.3", max_instances=2)
+    app = Runner(project=1, tags=("a",), builds="dind", executor="autoscaler", autoscaler=scaler)
+    declare(HOST.model_copy(update={"registry_cache": RegistryCache()}), app=app)
+    runner = config_toml(registered, "dev-1-app")["runners"][0]
+    assert "169.254.171.1" not in runner["autoscaler"]["plugin_config"]["server_spec"]["user_data"]
+    assert "169.254.171.1" in registered.inputs("Instance", "dev-1")["userData"]
 
 
 def test_jobs_and_docker_in_docker_have_ipv6_on_every_kind_of_host(registered: Registered) -> None:

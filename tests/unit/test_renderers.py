@@ -14,11 +14,12 @@ import pytest
 import yaml
 
 from renderers.cloud_init import CHECK_MTU, CloudInit, user_data
-from renderers.config_toml import ConfigToml, Dind, Limits, config_toml
+from renderers.config_toml import ConfigToml, Dind, Limits, RegistryLogin, config_toml
 from renderers.daemon_json import daemon_json, dind_daemon_json
 from renderers.metrics import METRICS_SCRIPT, prometheus_targets
 from renderers.proxy import Proxy, proxy_environment
 from renderers.prune import PRUNE_SCRIPT, PRUNE_SERVICE, PRUNE_TIMER, Prune
+from renderers.registry_cache import registry_cache
 from renderers.updates import UPDATE_SCRIPT, Updates, begins_at
 from tests.configurations import PLAIN
 
@@ -133,6 +134,23 @@ def test_config_toml_exactly() -> None:
             "/cache",
         ]
     """)
+
+
+def test_logins_are_what_docker_has_in_its_configuration_file() -> None:
+    logins = {
+        "registry.example:5000": RegistryLogin("robot", "pass: word"),
+        "docker.io": RegistryLogin("me", "token"),
+    }
+    runner = tomllib.loads(config_toml(ConfigToml(**vars(MANAGER) | {"registry_logins": logins})))["runners"][0]
+    name, _, value = next(each for each in runner["environment"] if "AUTH" in each).partition("=")
+    assert name == "DOCKER_AUTH_CONFIG"
+    assert json.loads(value) == {
+        "auths": {
+            "https://index.docker.io/v1/": {"auth": "bWU6dG9rZW4="},
+            "registry.example:5000": {"auth": "cm9ib3Q6cGFzczogd29yZA=="},
+        }
+    }
+    assert "pass" not in repr(logins)
 
 
 def test_docker_in_docker_makes_only_its_services_privileged() -> None:
@@ -261,6 +279,27 @@ def test_the_machine_trusts_further_cas() -> None:
     certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     trusted = cloud_config(CloudInit(**vars(MACHINE) | {"ca_certificates": [certificate]}))["ca_certs"]
     assert trusted == {"trusted": [certificate]}
+
+
+def test_a_machine_with_a_cache_asks_it_first_and_has_its_address_before_docker() -> None:
+    machine = CloudInit(**vars(MACHINE) | {"registry_cache": True, "registry_mirrors": ["https://mirror.example"]})
+    written = files(machine)
+    for name in ("daemon.json", "daemon-before-24.json"):
+        configuration = json.loads(written[f"/etc/docker/{name}"]["content"])
+        assert configuration["registry-mirrors"] == ["http://169.254.171.1:5000", "https://mirror.example"]
+    unit = written["/etc/systemd/system/registry-cache-address.service"]["content"]
+    assert "Before=docker.service" in unit
+    assert "ip address replace 169.254.171.1/32 dev lo" in unit
+    assert ["systemctl", "enable", "--now", "registry-cache-address.service"] in cloud_config(machine)["runcmd"]
+
+
+def test_the_cache_listens_on_that_address_alone() -> None:
+    configuration = yaml.safe_load(registry_cache("https://registry-1.docker.io"))
+    assert configuration["http"] == {"addr": "169.254.171.1:5000"}
+    assert configuration["proxy"] == {"remoteurl": "https://registry-1.docker.io"}
+    assert configuration["storage"]["delete"] == {"enabled": True}
+    login = yaml.safe_load(registry_cache("https://registry-1.docker.io", "me", "token"))["proxy"]
+    assert (login["username"], login["password"]) == ("me", "token")
 
 
 def test_programs_find_the_proxy_in_either_spelling() -> None:

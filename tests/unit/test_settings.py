@@ -113,6 +113,51 @@ def test_a_token_is_not_shown() -> None:
     assert "very-secret" not in repr(settings)
 
 
+LOGIN = {"user": "robot", "password": "very-secret"}
+
+
+def test_a_login_is_not_shown() -> None:
+    settings = loaded(runners={"app": RUNNER | {"registryLogins": {"registry.example:5000": LOGIN}}})
+    login = settings.runners["app"].registry_logins["registry.example:5000"]
+    assert (login.user, login.password.get_secret_value()) == ("robot", "very-secret")
+    assert "very-secret" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("runner", "line"),
+    [
+        (
+            {"registryLogins": {"https://registry.example": LOGIN}},
+            "must be what images begin with, without https:// and without a path",
+        ),
+        ({"registryLogins": {"docker.io": {"user": "robot"}}}, ".registryLogins.docker.io.password: is missing"),
+        (
+            {"registryLogins": {"docker.io": LOGIN | {"password": ["very-secret"]}}},
+            ".registryLogins.docker.io.password: should be a valid string",
+        ),
+        (
+            {"registryLogins": {"docker.io": LOGIN}, "environment": {"DOCKER_AUTH_CONFIG": "very-secret"}},
+            ": has registryLogins and environment.DOCKER_AUTH_CONFIG; leave one out",
+        ),
+    ],
+)
+def test_a_wrong_login(runner: dict[str, Any], line: str) -> None:
+    message = runner_mistake(**runner)
+    assert line in message
+    assert "very-secret" not in message
+
+
+def test_a_cache_of_images() -> None:
+    host = loaded(host=HOST | {"registryCache": {"login": LOGIN}}).host
+    assert isinstance(host, OpenStackHost)
+    assert host.registry_cache is not None
+    assert host.registry_cache.upstream == "https://registry-1.docker.io"
+    assert "very-secret" not in repr(host)
+    assert "host.registryCache.upstream: " in mistake(host=HOST | {"registryCache": {"upstream": "docker.io"}})
+    existing = {"kind": "docker", "url": "unix:///var/run/docker.sock", "registryCache": {}}
+    assert mistake(host=existing) == "gitlab-runners:host.registryCache: is only there for kind: openstack"
+
+
 CACHE: dict[str, Any] = {
     "kind": "s3",
     "server": "s3.example",
