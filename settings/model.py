@@ -132,10 +132,10 @@ def _s3_server(value: str) -> str:
 
 
 def _registry(value: str) -> str:
-    # A place in DOCKER_AUTH_CONFIG is only found by what images begin with.
-    if re.fullmatch(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?", value):
+    # GitLab Runner finds a login by what the image's name begins with, the longest first.
+    if re.fullmatch(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?(/[a-z0-9._-]+)*", value):
         return value
-    raise ValueError("must be what images begin with, without https:// and without a path: registry.example.com:5000")
+    raise ValueError("must be what images begin with: registry.example.com:5000 or registry.example.com/team")
 
 
 def _host_key(value: str) -> str:
@@ -630,8 +630,8 @@ class Runner(_Model):
     environment: dict[str, str] = Field(default_factory=dict)
     """Variables for every job."""
     registry_logins: dict[RegistryName, RegistryLogin] = Field(default_factory=dict)
-    """Logins by which images of jobs and services are pulled, by registry (`docker.io` is Docker Hub): the variable
-    DOCKER_AUTH_CONFIG of every job, which jobs can read."""
+    """Logins by which images of jobs and services are pulled, by what their names begin with: a registry (`docker.io`
+    is Docker Hub), or a part of one. They are the variable DOCKER_AUTH_CONFIG of every job, which jobs can read."""
     advanced: RunnerKeys = Field(default_factory=dict)
     """Keys of config.toml below `[[runners]]` that have no setting here, by their names there; checked against those of
     GitLab Runner 19."""

@@ -117,8 +117,8 @@ LOGIN = {"user": "robot", "password": "very-secret"}
 
 
 def test_a_login_is_not_shown() -> None:
-    settings = loaded(runners={"app": RUNNER | {"registryLogins": {"registry.example:5000": LOGIN}}})
-    login = settings.runners["app"].registry_logins["registry.example:5000"]
+    settings = loaded(runners={"app": RUNNER | {"registryLogins": {"registry.example:5000/team": LOGIN}}})
+    login = settings.runners["app"].registry_logins["registry.example:5000/team"]
     assert (login.user, login.password.get_secret_value()) == ("robot", "very-secret")
     assert "very-secret" not in repr(settings)
 
@@ -128,7 +128,7 @@ def test_a_login_is_not_shown() -> None:
     [
         (
             {"registryLogins": {"https://registry.example": LOGIN}},
-            "must be what images begin with, without https:// and without a path",
+            "must be what images begin with: registry.example.com:5000 or registry.example.com/team",
         ),
         ({"registryLogins": {"docker.io": {"user": "robot"}}}, ".registryLogins.docker.io.password: is missing"),
         (
