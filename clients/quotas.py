@@ -62,6 +62,8 @@ def check_quotas(stack: str, host: OpenStackHost, lookups: Lookups, catalogue: C
         )
     for name in replaced:
         needed += _machine(hosts[name], lookups.machines[name], catalogue)
+        if hosts[name].keeps_floating_ip:
+            needed["floating IPs"] -= 1
     if short := _short(needed, room):
         return [
             f"OpenStack quota: no room for the old and the new {_named(replaced)} at once ({short}), as it takes until "

@@ -362,8 +362,8 @@ class Fleet(pulumi.ComponentResource):
                     *(manager.container for manager in managers),
                 ],
                 # What waits for the old machine's jobs cannot wait for the end of the update.
-                delete_before_replace=machine.moves_floating_ip or None,
+                delete_before_replace=settings.keeps_floating_ip or None,
             ),
         )
-        if machine.moves_floating_ip:
+        if settings.keeps_floating_ip:
             machine.move_floating_ip(drain)

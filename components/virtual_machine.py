@@ -58,8 +58,6 @@ class VirtualMachine(pulumi.ComponentResource):
     ssh_dependencies: list[pulumi.Resource]
     """What must exist before SSH can reach the machine."""
     floating_ip: openstack.networking.FloatingIp | None = None
-    moves_floating_ip: bool
-    """Whether the floating IP is the same for all machines of this name."""
 
     def __init__(self, name: str, args: VirtualMachineArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         host, group = args.host, args.group
@@ -133,7 +131,6 @@ class VirtualMachine(pulumi.ComponentResource):
             lambda lists: [address for addresses in lists for address in addresses]
         )
         self._port = ports[0]
-        self.moves_floating_ip = host.floating_ip_pool is not None and host.ssh.address == "fixed"
         if host.floating_ip_pool is not None:
             floating = self.floating_ip = openstack.networking.FloatingIp(
                 name,
@@ -144,12 +141,12 @@ class VirtualMachine(pulumi.ComponentResource):
                 # address, and no job that notices: managers reach GitLab from their machine.
                 opts=args.leftovers.before_create(
                     self,
-                    replacement_trigger=None if self.moves_floating_ip else trigger,
+                    replacement_trigger=None if host.keeps_floating_ip else trigger,
                     replace_on_changes=BROKEN_OFF,
                 ),
             )
             self.addresses = pulumi.Output.all(self.addresses, floating.address).apply(lambda all_: [*all_[0], all_[1]])
-            if not self.moves_floating_ip:
+            if not host.keeps_floating_ip:
                 self.address = floating.address
                 association = self._associate(depends_on=[self.instance], replacement_trigger=trigger)
                 self.ssh_dependencies.append(association)

@@ -471,6 +471,11 @@ class OpenStackHost(_Model):
     ready_timeout: int = Field(900, ge=30)
     """Seconds to wait for a new machine to boot, install Docker and answer."""
 
+    @property
+    def keeps_floating_ip(self) -> bool:
+        """Whether a floating IP outlives its machine, since SSH reaches both machines without it."""
+        return self.floating_ip_pool is not None and self.ssh.address == "fixed"
+
     @model_validator(mode="after")
     def _address(self) -> Self:
         if self.ssh.address == "floating" and self.floating_ip_pool is None:

@@ -152,6 +152,15 @@ def test_a_machine_to_be_replaced_needs_room_beside_itself(
     ]
 
 
+def test_a_floating_ip_that_moves_is_one(clouds: InProcess, boot: Callable[..., None]) -> None:
+    boot("dev-1")
+    limit(clouds, network={"floatingip": 0})
+    change = {"flavor": "m1.medium", "floatingIpPool": "public"}
+    (line,) = check(clouds, **change)
+    assert "(floating IPs: 1 needed, 0 of 0 left)" in line
+    assert check(clouds, ssh={"address": "fixed"}, **change) == []
+
+
 def test_what_an_interrupted_update_has_left_needs_no_room_either(clouds: InProcess) -> None:
     cloud: Any = clouds.connect()
     network, description = cloud.network.find_network("runners"), "gitlab-runners, stack dev, host dev-1"
