@@ -90,6 +90,7 @@ def trial(sandbox: Sandbox, fresh: Project) -> Iterator[Trial]:
     assert sandbox.inventory() == NOTHING
 
 
+@pytest.mark.acceptance
 def test_no_call_is_left_out(trial: Trial) -> None:
     trial.project.up()
     calls = trial.sandbox.requests()

@@ -12,7 +12,7 @@ from sandbox.vm import SSH_PORT
 from tests.engine.harness import NOTHING, Project, Sandbox
 from tests.engine.load import JOB_LABEL
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.acceptance]
 
 
 def delete_server(sandbox: Sandbox) -> str:
@@ -22,7 +22,6 @@ def delete_server(sandbox: Sandbox) -> str:
     return str(server.id)
 
 
-@pytest.mark.acceptance
 def test_a_stack_whose_machine_is_gone_can_be_destroyed(fresh: Project, sandbox: Sandbox) -> None:
     fresh.up()
     delete_server(sandbox)
@@ -30,7 +29,6 @@ def test_a_stack_whose_machine_is_gone_can_be_destroyed(fresh: Project, sandbox:
     assert sandbox.inventory() == NOTHING
 
 
-@pytest.mark.acceptance
 def test_a_machine_that_is_gone_is_made_anew_and_nothing_is_registered_twice(fresh: Project, sandbox: Sandbox) -> None:
     fresh.up()
     gone = delete_server(sandbox)
@@ -45,7 +43,6 @@ def test_a_machine_that_is_gone_is_made_anew_and_nothing_is_registered_twice(fre
     assert sandbox.inventory() == NOTHING
 
 
-@pytest.mark.acceptance
 def test_a_runner_image_that_does_not_work_leaves_the_old_manager_at_work(fresh: Project, sandbox: Sandbox) -> None:
     fresh.up()
     (before,) = sandbox.managers()
@@ -70,7 +67,6 @@ def test_a_runner_image_that_does_not_work_leaves_the_old_manager_at_work(fresh:
     assert sandbox.inventory() == NOTHING
 
 
-@pytest.mark.acceptance
 def test_jobs_are_aborted_where_the_environment_names_the_stack(fresh: Project, sandbox: Sandbox) -> None:
     fresh.up()
     running = sandbox.put_job(["sleep 600"])
@@ -83,7 +79,6 @@ def test_jobs_are_aborted_where_the_environment_names_the_stack(fresh: Project, 
     assert not sandbox.docker.networks.list(filters={"label": JOB_LABEL})
 
 
-@pytest.mark.acceptance
 def test_a_protected_registration_is_neither_removed_nor_replaced(fresh: Project, sandbox: Sandbox) -> None:
     fresh.configure(lambda config: config.update(protect=True))
     fresh.up()
@@ -100,7 +95,6 @@ def test_a_protected_registration_is_neither_removed_nor_replaced(fresh: Project
     assert sandbox.inventory() == NOTHING
 
 
-@pytest.mark.acceptance
 def test_a_machine_that_nova_cannot_make_is_made_anew(fresh: Project, sandbox: Sandbox) -> None:
     network = sandbox.openstack.network
     (tenant,) = network.networks(name="runners")
@@ -122,7 +116,6 @@ def test_a_machine_that_nova_cannot_make_is_made_anew(fresh: Project, sandbox: S
     assert sandbox.inventory() == NOTHING
 
 
-@pytest.mark.acceptance
 def test_an_update_that_breaks_off_does_not_take_a_machine_from_its_jobs(fresh: Project, sandbox: Sandbox) -> None:
     fresh.up()
     (before,) = sandbox.openstack.compute.servers()
@@ -139,7 +132,6 @@ def test_an_update_that_breaks_off_does_not_take_a_machine_from_its_jobs(fresh: 
     assert after.id == before.id
 
 
-@pytest.mark.acceptance
 def test_a_machine_whose_interface_cannot_carry_the_mtu_is_not_used(fresh: Project, sandbox: Sandbox) -> None:
     (network,) = sandbox.openstack.network.networks(name="runners")
 

@@ -26,6 +26,7 @@ def at_once(*calls: Callable[[], object]) -> list[object]:
         return list(pool.map(lambda call: call(), calls))
 
 
+@pytest.mark.acceptance
 def test_the_shipped_stacks_of_prod_have_a_preview(team_stack: Callable[[str], Project]) -> None:
     projects = [team_stack(f"{team}-prod") for team in TEAMS]
     plans = at_once(*(project.preview for project in projects))
