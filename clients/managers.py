@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from clients import ClientError
 from clients.ssh import Login, run
+from clients.threads import in_thread
 from renderers.handover import BUSY_WORKERS, CONFIGURATION_FOLDER, TOKEN_DIGEST, limited, released
 from renderers.metrics import RUNNER_LABEL
 
@@ -112,7 +113,7 @@ class Engine:
             with engine_client(self._url, self._cert_path) as client:
                 return call(client)
 
-        return await asyncio.to_thread(called)
+        return await in_thread(called)
 
 
 async def hand_over(

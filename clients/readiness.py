@@ -1,6 +1,5 @@
 """A host's Docker Engine: waiting until it answers, and removing what an interrupted update left there."""
 
-import asyncio
 import json
 import re
 import shlex
@@ -18,6 +17,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from clients import ClientError
 from clients.ssh import SSH_FAILED, Login, run
+from clients.threads import in_thread
 from settings import DockerHost
 
 _RETRY_SECONDS = 3
@@ -129,7 +129,7 @@ async def engine_ready(host: DockerHost, options: Sequence[str], report: Callabl
 
     async def check_socket() -> str:
         try:
-            return await asyncio.to_thread(_version, host)
+            return await in_thread(_version, host)
         except DockerException as error:
             raise _NotYet(_line(str(error))) from error
 
@@ -176,7 +176,7 @@ class Remnants:
         which["label"] = "=".join(label)
         if self._engine is not None:
             with _explained(self._engine):
-                return await asyncio.to_thread(_unused, self._engine, kind, which)
+                return await in_thread(_unused, self._engine, kind, which)
         filters = shlex.join(part for key, value in which.items() for part in ("--filter", f"{key}={value}"))
         listing, labels = {
             "container": ("ps --all", "{{.Id}} {{json .Config.Labels}}"),
@@ -191,7 +191,7 @@ class Remnants:
         """Removes a container that was never started, or a volume. Raises ClientError."""
         if self._engine is not None:
             with _explained(self._engine):
-                await asyncio.to_thread(_remove, self._engine, kind, id_)
+                await in_thread(_remove, self._engine, kind, id_)
         else:
             await self._docker({"container": "rm --volumes ", "volume": "volume rm "}[kind] + shlex.quote(id_))
 

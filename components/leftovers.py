@@ -5,7 +5,6 @@ second one. Each hook below runs just before a create call and removes what can 
 stack's name and description, and nothing uses it.
 """
 
-import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -16,6 +15,7 @@ from openstack.exceptions import NotFoundException, raise_from_response
 from clients import ClientError
 from clients.gitlab import GitLab, Scope
 from clients.openstack import Catalogue, explained
+from clients.threads import in_thread
 
 BROKEN_OFF = ["#initerror"]
 """For `replace_on_changes`: a resource whose creation broke off midway is made anew by the next update.
@@ -82,7 +82,7 @@ class Leftovers:
 
     async def _remove(self, args: pulumi.ResourceHookArgs) -> None:
         if args.type == "gitlab:index/userRunner:UserRunner":
-            await asyncio.to_thread(self._remove_runner, dict(args.new_inputs or {}))
+            await in_thread(self._remove_runner, dict(args.new_inputs or {}))
             return
         remover = _REMOVERS[args.type]
 
@@ -90,14 +90,14 @@ class Leftovers:
             with explained():
                 remover(self._catalogue.connection, dict(args.new_inputs or {}))
 
-        await asyncio.to_thread(remove)
+        await in_thread(remove)
 
     async def _note_credentials(self, _args: pulumi.ResourceHookArgs) -> None:
         def note() -> None:
             with explained():
                 self._credentials = _credentials(self._catalogue.connection)
 
-        await asyncio.to_thread(note)
+        await in_thread(note)
 
     async def _remove_credential(self, args: pulumi.ErrorHookArgs) -> bool:
         """Removes what a failed creation made; never asks for another attempt."""
@@ -111,7 +111,7 @@ class Leftovers:
                     raise_from_response(cloud.identity.delete(f"{_credentials_path(cloud)}/{new.pop()}"))
 
         if args.failed_operation == "create":
-            await asyncio.to_thread(remove)
+            await in_thread(remove)
         return False
 
     async def _grow(self, args: pulumi.ResourceHookArgs) -> None:
@@ -122,7 +122,7 @@ class Leftovers:
                 with explained():
                     _finish_growth(self._catalogue.connection, str(args.id), size)
 
-            await asyncio.to_thread(grow)
+            await in_thread(grow)
 
     def _remove_runner(self, runner: dict[str, Any]) -> None:
         if self._gitlab is None:

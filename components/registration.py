@@ -1,6 +1,5 @@
 """A runner's registration in GitLab and its authentication token."""
 
-import asyncio
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import pulumi
 import pulumi_gitlab as gitlab
 
 from clients import ClientError
+from clients.threads import in_thread
 from components.jobs_ended import JobsEnded, JobsEndedArgs
 from components.leftovers import Leftovers
 from settings import Runner
@@ -105,7 +105,7 @@ class Registration(pulumi.ComponentResource):
         if args.token_expiry is None:
             return None
         try:
-            expiry = await asyncio.to_thread(args.token_expiry, runner_id)
+            expiry = await in_thread(args.token_expiry, runner_id)
         except ClientError as error:
             pulumi.log.warn(f"{args.key}: cannot tell when its token expires: {error}")
             return None
