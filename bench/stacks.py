@@ -25,13 +25,15 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class Size:
-    """How many runners on how many hosts."""
+    """How many runners on how many hosts; each on all of them, or each on one, in turn, where they are spread."""
 
     runners: int
     hosts: int = 1
+    spread: bool = False
 
     def __str__(self) -> str:
-        return f"{_counted(self.runners, 'runner')} on {_counted(self.hosts, 'host')}"
+        each = ", each on one" if self.spread else ""
+        return f"{_counted(self.runners, 'runner')} on {_counted(self.hosts, 'host')}{each}"
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ class Stack:
 
         def resize(config: dict[str, Any]) -> None:
             runner = config["runners"]["app"]
-            config["runners"] = {f"r{number}": dict(runner) for number in range(1, size.runners + 1)}
+            numbers = range(1, size.runners + 1)
+            where = {number: {"hosts": [number % size.hosts + 1]} if size.spread else {} for number in numbers}
+            config["runners"] = {f"r{number}": runner | where[number] for number in numbers}
             config["host"]["count"] = size.hosts
 
         self.project.configure(resize)

@@ -3,15 +3,25 @@
 import re
 import shlex
 import time
+import urllib.request
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import pytest
 
-from tests.acceptance.ground_stack import METADATA, NETWORKS, SSH_FROM, Ground, Machine, layers, wait_until
+from tests.acceptance.ground_stack import (
+    METADATA,
+    NETWORKS,
+    PATIENCE_SECONDS,
+    SSH_FROM,
+    Ground,
+    Machine,
+    layers,
+    wait_until,
+)
 from tests.engine.harness import Project
-from tests.engine.load import COLUMNS, Feed, assert_no_job_was_lost, row, show
+from tests.engine.load import COLUMNS, JOB_LABEL, Feed, assert_no_job_was_lost, row, show
 
 pytestmark = pytest.mark.usefixtures("metadata_service")
 
@@ -21,6 +31,17 @@ SLOTS = 1
 SECONDS_OF_A_JOB = (1, 5)
 # Bytes of an IPv4 header and of ICMP's: what `ping -s` does not count.
 PING_OVERHEAD = 28
+# A host without Docker, with everything else that cloud-init installs.
+PLAIN = {
+    "image": "debian-13-plain",
+    "docker": "distribution",
+    "updates": {"rebootWindow": "02:00-05:00"},
+    "metricsFrom": SSH_FROM,
+}
+UNITS = (
+    *("docker.service", "block-metadata.service", "runner-metrics.socket"),
+    *("prune-docker.timer", "update-engine-and-restart.timer"),
+)
 FETCH = f"printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 5 {METADATA} 80"
 
 
@@ -37,9 +58,12 @@ def registrations(ground: Ground) -> set[int]:
 
 
 def run_job(ground: Ground, *script: str, **more: Any) -> str:
-    """Trace of a job that must succeed."""
+    """Trace of a job that must succeed; what it had is gone with it."""
     job = ground.wait_for_job(ground.put_job(script, **more))
     assert job["status"] == "success", job["trace"]
+    # The runner tidies up after it has reported the job's end: a machine that is reset before would keep what is left.
+    leftover = f"docker ps --all --quiet --filter label={JOB_LABEL}={job['id']}"
+    wait_until(lambda: not ground.machine().run(leftover), "the job's containers to go")
     return str(job["trace"])
 
 
@@ -104,7 +128,11 @@ def test_a_packet_of_the_mtu_passes_and_no_larger_one(ground: Ground) -> None:
 
 
 def test_cloud_init_and_dockerd_find_no_fault(ground: Ground) -> None:
-    machine = ground.machine()
+    assert_no_fault_was_found(ground.machine())
+
+
+def assert_no_fault_was_found(machine: Machine) -> None:
+    """By cloud-init in the user_data and at boot, and by dockerd in its configuration."""
     status = machine.run("cloud-init status --long", check=False)
     assert re.search(r"^status: done$", status, re.MULTILINE), status
     assert re.search(r"^errors: \[\]$", status, re.MULTILINE), status
@@ -284,13 +312,11 @@ def test_without_the_daemons_setting_the_measurement_fails(ground: Ground) -> No
 
 
 def test_another_machine_takes_over_while_a_job_runs(ground: Ground, project: Project) -> None:
-    """Another flavor, image, network (so another user_data) and version: the registration stays."""
+    """Another flavor, network and image, on which cloud-init has all to install: the registration stays."""
     before, known = ground.machine(), registrations(ground)
     job = ground.put_job(["sleep 30", "echo done"])
     ground.wait_for_job(job, "running")
-    project.configure(
-        lambda config: config["host"].update(flavor="m1.medium", image="debian-13-next", network="runners-1442")
-    )
+    project.configure(lambda config: config["host"].update(flavor="m1.medium", network="runners-1442", **PLAIN))
     plan = project.preview()
     assert {plan[f"{type_} sandbox-1"] for type_ in ("Port", "Instance", "docker", "Drain")} == {"replace"}
     assert not [name for name in plan if name.startswith("UserRunner")]
@@ -303,6 +329,25 @@ def test_another_machine_takes_over_while_a_job_runs(ground: Ground, project: Pr
     assert found == dict.fromkeys(found, NETWORKS["runners-1442"])
 
 
+def test_what_cloud_init_installed_works(ground: Ground, project: Project) -> None:
+    machine = ground.machine()
+    assert_no_fault_was_found(machine)
+    boot = ground.boot(machine)
+    table("Seconds from the request for a machine that installs Docker", since(boot["VM asked for"], boot))
+    assert machine.run(f"systemctl is-enabled {' '.join(UNITS)}").split() == ["enabled"] * len(UNITS)
+    assert machine.run(f"systemctl is-active {' '.join(UNITS)}").split() == ["active"] * len(UNITS)
+    assert "\nnode_network_mtu_bytes" in metrics(machine, "")
+    assert "\ngitlab_runner_version_info" in metrics(machine, "/app")
+    assert answer_of_metadata(ground) == "nothing"
+    assert project.preview() == {}
+
+
+def metrics(machine: Machine, runner: str) -> str:
+    """What Prometheus would read, of the machine or of a runner there."""
+    with urllib.request.urlopen(f"http://{machine.address}:9252/metrics{runner}", timeout=PATIENCE_SECONDS) as answer:
+        return str(answer.read().decode())
+
+
 def test_destroy_drains_and_leaves_nothing(ground: Ground, project: Project) -> None:
     job = ground.put_job(["sleep 15", "echo done"])
     ground.wait_for_job(job, "running")
@@ -312,7 +357,7 @@ def test_destroy_drains_and_leaves_nothing(ground: Ground, project: Project) -> 
 
 
 def test_a_lower_mtu_holds_at_every_layer(ground: Ground, project: Project) -> None:
-    project.configure(lambda config: config["host"].update(mtu=1400))
+    project.configure(lambda config: config["host"].update(mtu=1400, image="debian-13", docker="preinstalled"))
     project.up()
     found = layers(ground, ground.machine())
     table("MTU on the network runners-1442 with host.mtu: 1400", found)

@@ -94,7 +94,7 @@ def _layers(stack: contextlib.ExitStack, archives: Sequence[Path]) -> list[Path]
     )
 
     def make_seed(directory: Path) -> None:
-        files = (machine / "vmlinuz", machine / "initrd", disk / "disk.qcow2")
+        files = (machine / "vmlinuz", machine / "initrd", disk / "disk.qcow2", disk / "plain.qcow2")
         plan = inside.Plan(
             [str(openstack)], str(directory), str(directory), image=machine_image.MachineImage(*map(str, files))
         )

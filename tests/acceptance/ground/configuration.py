@@ -36,7 +36,7 @@ CATALOG = {  # kind of service: its name, and the path of its endpoint
     "compute": ("nova", "/v2.1"),
 }
 DATABASES = ("keystone", "glance", "placement", "nova_api", "nova", "nova_cell0", "neutron")
-IMAGES = ("debian-13", "debian-13-next")
+IMAGES = ("debian-13", "debian-13-plain")  # with Docker, and without it
 EMPTY_IMAGE = "empty"  # no system: a machine of it takes no processor time
 FLAVORS = {"m1.small": (2, 1536, 4), "m1.medium": (2, 2048, 4)}  # vCPU, MiB of memory, GiB of disk
 EXTERNAL_NETWORK = "public"

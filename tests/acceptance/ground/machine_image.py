@@ -1,6 +1,7 @@
-"""The image of the cloud's machines: Debian 13 with cloud-init, an SSH server and Docker, baked as users bake theirs.
+"""The images of the cloud's machines: Debian 13 with cloud-init, an SSH server and Docker, baked as users bake theirs;
+and the same without Docker, for cloud-init to install it.
 
-Its kernel is booted directly: there is no boot loader to be installed, nor to be waited for.
+Their kernel is booted directly: there is no boot loader to be installed, nor to be waited for.
 """
 
 import gzip
@@ -45,6 +46,19 @@ PACKAGES = (
     "docker.io",
     "docker-cli",
 )
+# What cloud-init installs is laid into the images: nobody serves packages to the machines.
+REPOSITORY = "var/local/packages"
+ENGINE_PACKAGES = ("docker.io", "docker-cli", "containerd", "runc", "tini")
+OTHER_PACKAGES = ("unattended-upgrades", "prometheus-node-exporter")
+_LAY_IN = (
+    f'mkdir "$1/{REPOSITORY}"; chroot "$1" apt-get clean',
+    f'chroot "$1" apt-get --quiet --yes --download-only --no-install-recommends install {" ".join(OTHER_PACKAGES)}',
+    f'mv "$1"/var/cache/apt/archives/*.deb "$1/{REPOSITORY}"',
+    f'chroot "$1" sh -c "cd /{REPOSITORY} && apt-get --quiet download {" ".join(ENGINE_PACKAGES)}"',
+    f'cd "$1/{REPOSITORY}"; for package in *.deb; do dpkg-deb --field $package; echo "Filename: $package"; '
+    'echo "Size: $(stat --format %s $package)"; echo "SHA256: $(sha256sum $package | cut --delimiter " " --fields 1)"; '
+    "echo; done >Packages",
+)
 # The processor is emulated: to guard against its speculation would only cost time.
 KERNEL_COMMAND_LINE = "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off"
 DISK_MIB = 3000
@@ -55,7 +69,10 @@ _FILES = {
     "etc/fstab": "/dev/vda / ext4 rw,noatime 0 0\n",
     "etc/hostname": "localhost\n",
     "etc/resolv.conf": "",  # mmdebstrap leaves that of this machine
-    "etc/cloud/cloud.cfg.d/90-ground.cfg": "datasource_list: [ConfigDrive, None]\nlocale: false\n",
+    "etc/apt/sources.list": f"deb [trusted=yes] file:/{REPOSITORY} ./\n",
+    "etc/cloud/cloud.cfg.d/90-ground.cfg": (
+        "datasource_list: [ConfigDrive, None]\nlocale: false\napt: {preserve_sources_list: true}\n"
+    ),
 }
 # They would only take time from a machine that lives for minutes and is emulated.
 _UNWANTED_UNITS = (
@@ -72,29 +89,36 @@ _UNWANTED_FILES = ("etc/ssh/ssh_host_*", "var/lib/apt/lists/*", "var/cache/apt/*
 
 @dataclass(frozen=True)
 class MachineImage:
-    """The files of the image."""
+    """The files of the images; `plain_disk` is the one without Docker."""
 
     kernel: str
     initrd: str
     disk: str
+    plain_disk: str
 
 
 def root_version() -> str:
     """Changes with what make_root makes."""
-    return digest(SUITE, PACKAGES, _FILES, _UNWANTED_UNITS, _UNWANTED_FILES)
+    return digest(SUITE, PACKAGES, _LAY_IN, _FILES, _UNWANTED_UNITS, _UNWANTED_FILES)
 
 
 def disk_version(archives: Sequence[Path]) -> str:
     """Changes with what make_disk makes."""
     return digest(
-        root_version(), DISK_MIB, [archive.name for archive in archives], *archives, _HELPER, Path(bake_image.__file__)
+        root_version(),
+        DISK_MIB,
+        _TAKE_DOCKER_OUT,
+        [archive.name for archive in archives],
+        *archives,
+        _HELPER,
+        Path(bake_image.__file__),
     )
 
 
 def make_root(directory: Path) -> None:
     """Fills the directory with ``root``, the machine's files, and with its ``vmlinuz`` and ``initrd``."""
     root = directory / "root"
-    bootstrap(root, SUITE, PACKAGES, ())
+    bootstrap(root, SUITE, PACKAGES, _LAY_IN)
     for name, pattern in (("vmlinuz", "vmlinuz-*"), ("initrd", "initrd.img-*")):
         next((root / "boot").glob(pattern)).rename(directory / name)
     for pattern in _UNWANTED_FILES:
@@ -110,7 +134,7 @@ def make_root(directory: Path) -> None:
 
 
 def make_disk(directory: Path, openstack: Path, machine: Path, archives: Sequence[Path]) -> None:
-    """Fills the directory with ``disk.qcow2``.
+    """Fills the directory with ``disk.qcow2`` and ``plain.qcow2``.
 
     openstack: the root file system that has the tools for it.
     machine:   what make_root made.
@@ -119,15 +143,16 @@ def make_disk(directory: Path, openstack: Path, machine: Path, archives: Sequenc
 
     def with_tools(script: str) -> None:
         if namespaces.run(["sh", "-euc", script, "sh", str(openstack), str(machine / "root"), str(directory)]):
-            raise Failure("the disk of the machine image could not be made")
+            raise Failure("the disks of the machine images could not be made")
 
-    plain, baked = directory / "plain.raw", directory / "baked.raw"
+    system, disk, plain = (directory / f"{name}.raw" for name in ("system", "disk", "plain"))
     with_tools(_MAKE_FILE_SYSTEM)
     helper = directory / "helper.tar"
     _write_helper(helper, runner=archives[0])
-    bake_image.bake(plain, baked, bake_image.Contents(archives=[*archives, helper]))
+    bake_image.bake(system, disk, bake_image.Contents(archives=[*archives, helper]))
+    with_tools(_TAKE_DOCKER_OUT)
     with_tools(_PACK)
-    for scaffold in (plain, baked, helper):
+    for scaffold in (system, disk, plain, helper):
         scaffold.unlink()
 
 
@@ -150,10 +175,23 @@ _MAKE_FILE_SYSTEM = f"""\
 mount -t proc proc "$1/proc"
 mount --bind "$2" "$1/mnt"
 mount --bind "$3" "$1/srv"
-truncate --size={DISK_MIB}M "$3/plain.raw"
-chroot "$1" mke2fs -q -t ext4 -d /mnt /srv/plain.raw
+truncate --size={DISK_MIB}M "$3/system.raw"
+chroot "$1" mke2fs -q -t ext4 -d /mnt /srv/system.raw
+"""
+# The images in Docker stay, since nobody serves any.
+_TAKE_DOCKER_OUT = f"""\
+cp --sparse=always "$3/disk.raw" "$3/plain.raw"
+mount -o loop "$3/plain.raw" "$1/mnt"
+mount -t proc proc "$1/mnt/proc"
+mv "$1/mnt/var/lib/docker" "$1/mnt/var/lib/kept"
+export DEBIAN_FRONTEND=noninteractive
+chroot "$1/mnt" apt-get -qq -o Dpkg::Use-Pty=0 purge {" ".join(ENGINE_PACKAGES)} >/dev/null
+mv "$1/mnt/var/lib/kept" "$1/mnt/var/lib/docker"
+if chroot "$1/mnt" getent group docker >/dev/null; then chroot "$1/mnt" groupdel docker; fi
+fstrim "$1/mnt" || true
+umount --recursive "$1/mnt"
 """
 _PACK = """\
 mount --bind "$3" "$1/srv"
-chroot "$1" qemu-img convert -O qcow2 /srv/baked.raw /srv/disk.qcow2
+for name in disk plain; do chroot "$1" qemu-img convert -O qcow2 /srv/$name.raw /srv/$name.qcow2; done
 """

@@ -126,8 +126,8 @@ def _make_images(cloud: Cloud, image: MachineImage) -> None:
         "ramdisk_id": upload("debian-13-initrd", image.initrd, "ari", "ari"),
         "os_command_line": KERNEL_COMMAND_LINE,
     }
-    for name in configuration.IMAGES:
-        upload(name, image.disk, "qcow2", "bare", **boot)
+    for name, disk in zip(configuration.IMAGES, (image.disk, image.plain_disk), strict=True):
+        upload(name, disk, "qcow2", "bare", **boot)
     nothing = {"disk_format": "raw", "container_format": "bare", "visibility": "public"}
     cloud.create_image(configuration.EMPTY_IMAGE, data=bytes(1024**2), wait=True, **nothing)
 
