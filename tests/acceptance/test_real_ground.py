@@ -229,7 +229,8 @@ def test_runners_come_back_when_the_machine_reboots_and_nothing_else_changes(gro
     before = managers(machine)
     files = "sudo sh -c 'sha256sum /etc/docker/* /etc/ssh/ssh_host_* /etc/ssh/sshd_config.d/* /usr/local/*bin/*'"
     digests = machine.run(files)
-    booted = machine.run("cat /proc/sys/kernel/random/boot_id")
+    # What the last job's containers left would be there again, if their removal had not reached the disk.
+    booted = machine.run("sync; cat /proc/sys/kernel/random/boot_id")
     ground.openstack.compute.reboot_server(machine.id, "HARD")
     wait_until(
         lambda: machine.run("cat /proc/sys/kernel/random/boot_id", check=False) not in ("", booted),
