@@ -17,6 +17,7 @@ from components.handover import Handover, HandoverArgs
 from components.host_group import HostGroup, HostGroupArgs
 from components.leftovers import Leftovers
 from components.openstack_provider import openstack_provider
+from components.proxy import proxy_of
 from components.registration import Registration, RegistrationArgs, gitlab_provider
 from components.registry_cache import RegistryCache, RegistryCacheArgs, mirrors
 from components.runner_manager import RunnerManager, RunnerManagerArgs, files_for_jobs
@@ -149,7 +150,7 @@ class Fleet(pulumi.ComponentResource):
                         mtu=host.mtu,
                         ipv6=settings.host.ipv6,
                         ca_certificates=settings.host.ca_certificates,
-                        proxy=settings.host.proxy,
+                        proxy=proxy_of(settings.host),
                         # Workers have no cache of their own.
                         registry_mirrors=settings.host.registry_mirrors if workers is not None else own_mirrors,
                         metrics=self._serves_metrics,
@@ -172,7 +173,13 @@ class Fleet(pulumi.ComponentResource):
                 labels = {**self._owner_labels, **self._host_labels(host)}
                 RegistryCache(
                     host.name,
-                    RegistryCacheArgs(settings.host.registry_cache, host.connection, labels),
+                    RegistryCacheArgs(
+                        settings.host.registry_cache,
+                        host.connection,
+                        labels,
+                        settings.host.ca_certificates,
+                        proxy_of(settings.host),
+                    ),
                     opts=pulumi.ResourceOptions(parent=self),
                 )
             self._handover(host, managers[host.name])

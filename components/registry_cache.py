@@ -7,6 +7,8 @@ import pulumi
 import pulumi_docker as docker
 
 from components.docker_connection import DockerConnection
+from renderers.config_toml import GO_CA_FILE
+from renderers.proxy import Proxy, proxy_environment
 from renderers.registry_cache import REGISTRY_CACHE_FOLDER, REGISTRY_CACHE_URL, registry_cache
 from settings import DockerHost, OpenStackHost
 from settings import RegistryCache as RegistryCacheSettings
@@ -22,6 +24,8 @@ class RegistryCacheArgs:
     cache: RegistryCacheSettings
     connection: DockerConnection
     labels: Mapping[str, pulumi.Input[str]]
+    ca_certificates: Sequence[str] = ()
+    proxy: Proxy | None = None
 
 
 class RegistryCache(pulumi.ComponentResource):
@@ -42,20 +46,24 @@ class RegistryCache(pulumi.ComponentResource):
         configuration = registry_cache(
             cache.upstream, *((login.user, login.password.get_secret_value()) if login is not None else ())
         )
+        uploads = [
+            docker.ContainerUploadArgs(
+                file=_CONFIGURATION, content=pulumi.Output.secret(configuration), permissions="0600"
+            )
+        ]
+        if args.ca_certificates:
+            uploads.append(docker.ContainerUploadArgs(file=GO_CA_FILE, content="".join(args.ca_certificates)))
+        environment = proxy_environment(args.proxy)
         docker.Container(
             name,
             image=image.image_id,
             command=[_CONFIGURATION],
-            uploads=[
-                docker.ContainerUploadArgs(
-                    file=_CONFIGURATION, content=pulumi.Output.secret(configuration), permissions="0600"
-                )
-            ],
+            uploads=uploads,
             volumes=[docker.ContainerVolumeArgs(volume_name=volume.name, container_path=REGISTRY_CACHE_FOLDER)],
             # Published ports are kept from the networks of jobs, which are not the container's.
             network_mode="host",
             # Distribution 3 looks for a collector of traces otherwise.
-            envs=["OTEL_TRACES_EXPORTER=none"],
+            envs=["OTEL_TRACES_EXPORTER=none", *(f"{key}={value}" for key, value in environment.items())],
             restart="always",
             must_run=False,
             labels=[docker.ContainerLabelArgs(label=key, value=value) for key, value in labels.items()],

@@ -21,7 +21,6 @@ from renderers.handover import CONFIGURATION_FOLDER
 from renderers.metrics import LOOPBACK_LISTEN_ADDRESS, MANAGERS_LISTEN_ADDRESS, TOKEN_EXPIRY_LABEL
 from renderers.proxy import Proxy, proxy_environment
 from settings import Manager, Runner
-from settings import Proxy as ProxySettings
 
 # The plugin stays in the manager's volume: a restart needs no registry. Without it the manager does not start, and the
 # update fails. The image's own entrypoint takes care of the CAs and becomes gitlab-runner.
@@ -75,7 +74,7 @@ class RunnerManagerArgs:
     mtu: int | None
     ipv6: bool = False
     ca_certificates: Sequence[str] = ()
-    proxy: ProxySettings | None = None
+    proxy: Proxy | None = None
     registry_mirrors: Sequence[str] = ()
     metrics: bool = False
     cache: pulumi.Output[Cache] | None = None
@@ -84,8 +83,7 @@ class RunnerManagerArgs:
     @property
     def proxy_environment(self) -> dict[str, str]:
         """Variables that tell of the proxy."""
-        proxy = self.proxy
-        return proxy_environment(Proxy(proxy.http, proxy.https, proxy.no_proxy) if proxy is not None else None)
+        return proxy_environment(self.proxy, self.registry_mirrors)
 
     @property
     def files_for_jobs(self) -> dict[str, str]:

@@ -13,9 +13,9 @@ from clients.lookups import Machine
 from components.host_group import HostGroup
 from components.host_key import HostKey
 from components.leftovers import BROKEN_OFF, Leftovers
+from components.proxy import proxy_of
 from renderers.cloud_init import CloudInit, user_data
 from renderers.docker_volume import DockerVolume
-from renderers.proxy import Proxy
 from renderers.prune import Prune
 from renderers.updates import Updates
 from settings import OpenStackHost
@@ -184,7 +184,7 @@ class VirtualMachine(pulumi.ComponentResource):
                     ca_certificates=host.ca_certificates,
                     registry_mirrors=host.registry_mirrors,
                     registry_cache=host.registry_cache is not None,
-                    proxy=Proxy(host.proxy.http, host.proxy.https, host.proxy.no_proxy) if host.proxy else None,
+                    proxy=proxy_of(host),
                     prune=Prune(host.prune.older_than_hours, host.prune.free_percent) if host.prune else None,
                     updates=Updates(host.updates.reboot_window, args.number) if host.updates else None,
                     metrics=bool(host.metrics_from),

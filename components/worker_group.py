@@ -13,9 +13,9 @@ from clients.openstack import CloudAccess
 from components.declared_rules import DeclaredRules
 from components.host_key import HostKey
 from components.leftovers import BROKEN_OFF, Leftovers
+from components.proxy import proxy_of
 from renderers.autoscaler import Autoscaler, CloudLogin, Policy, Worker, access_rules, autoscaler_table, clouds_yaml
 from renderers.cloud_init import CloudInit, user_data
-from renderers.proxy import Proxy
 from renderers.prune import Prune
 from settings import Autoscaler as AutoscalerSettings
 from settings import OpenStackHost
@@ -141,7 +141,7 @@ class WorkerGroup(pulumi.ComponentResource):
                 host_key_public=None,
                 ca_certificates=host.ca_certificates,
                 registry_mirrors=host.registry_mirrors,
-                proxy=Proxy(host.proxy.http, host.proxy.https, host.proxy.no_proxy) if host.proxy else None,
+                proxy=proxy_of(host),
                 prune=Prune(host.prune.older_than_hours, host.prune.free_percent) if host.prune else None,
                 files=self._args.files,
                 ipv6=host.ipv6,

@@ -113,7 +113,7 @@ def user_data(machine: CloudInit) -> str:
         configuration["ca_certs"] = {"trusted": list(machine.ca_certificates)}
     if machine.proxy is not None:
         # A drop-in, because engines before 23.0 do not know the key proxies of daemon.json.
-        drop_in = proxy_drop_in(proxy_environment(machine.proxy))
+        drop_in = proxy_drop_in(proxy_environment(machine.proxy, mirrors))
         configuration["write_files"].append(_file("/etc/systemd/system/docker.service.d/20-proxy.conf", drop_in))
         urls = {"http_proxy": machine.proxy.http, "https_proxy": machine.proxy.https}
         configuration["apt"] = {key: url for key, url in urls.items() if url is not None}

@@ -17,7 +17,7 @@ _NAMESPACES = ("seccomp:unconfined", "apparmor:unconfined")
 # Where managers and their helpers look for further CAs.
 _CA_FILE = "/etc/gitlab-runner/certs/ca.crt"
 # Programs in Go, dockerd too, trust every certificate in this folder (crypto/x509).
-_GO_CA_FILE = "/etc/ssl/certs/gitlab-runners.crt"
+GO_CA_FILE = "/etc/ssl/certs/gitlab-runners.crt"
 # The name of Docker Hub in Docker's configuration file (docker login).
 _DOCKER_HUB = "https://index.docker.io/v1/"
 _NO_NEW_PRIVILEGES = ("no-new-privileges:true",)
@@ -214,7 +214,7 @@ def _docker(manager: ConfigToml) -> dict[str, Any]:
     if manager.ca_file is not None:
         volumes.append(f"{manager.ca_file}:{_CA_FILE}:ro")
         if manager.dind is not None:
-            volumes.append(f"{manager.ca_file}:{_GO_CA_FILE}:ro")
+            volumes.append(f"{manager.ca_file}:{GO_CA_FILE}:ro")
     docker["volumes"] = volumes
     return docker
 

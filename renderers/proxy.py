@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from renderers.registry_cache import REGISTRY_CACHE_HOST, REGISTRY_CACHE_URL
+
 # A job's own Docker-in-Docker service is called docker.
 _NEVER = ("localhost", "127.0.0.1", "docker")
 
@@ -17,11 +19,16 @@ class Proxy:
     no_proxy: Sequence[str] = ()
 
 
-def proxy_environment(proxy: Proxy | None) -> dict[str, str]:
-    """The variables, in both spellings: curl reads http_proxy only in small letters, other programs want capitals."""
+def proxy_environment(proxy: Proxy | None, mirrors: Sequence[str] = ()) -> dict[str, str]:
+    """The variables, in both spellings: curl reads http_proxy only in small letters, other programs want capitals.
+
+    `mirrors` are those of Docker Hub; the one on the machine itself is reached directly.
+    """
     if proxy is None:
         return {}
-    values = {"http_proxy": proxy.http, "https_proxy": proxy.https, "no_proxy": ",".join((*_NEVER, *proxy.no_proxy))}
+    own = (REGISTRY_CACHE_HOST,) if REGISTRY_CACHE_URL in mirrors else ()
+    direct = (*_NEVER, *own, *proxy.no_proxy)
+    values = {"http_proxy": proxy.http, "https_proxy": proxy.https, "no_proxy": ",".join(direct)}
     given = {name: value for name, value in values.items() if value is not None}
     return dict(chain.from_iterable(((name, value), (name.upper(), value)) for name, value in given.items()))
 

@@ -7,9 +7,9 @@ import yaml
 
 # A link-local address (RFC 3927) of the machine's own loopback interface: containers reach it through their bridge
 # whatever networks there are, and nobody does from beyond the machine.
-_ADDRESS = "169.254.171.1"
+REGISTRY_CACHE_HOST = "169.254.171.1"
 _PORT = 5000
-REGISTRY_CACHE_URL = f"http://{_ADDRESS}:{_PORT}"
+REGISTRY_CACHE_URL = f"http://{REGISTRY_CACHE_HOST}:{_PORT}"
 REGISTRY_CACHE_FOLDER = "/var/lib/registry"
 REGISTRY_CACHE_UNIT = "registry-cache-address.service"
 REGISTRY_CACHE_ADDRESS = dedent(f"""\
@@ -20,7 +20,7 @@ REGISTRY_CACHE_ADDRESS = dedent(f"""\
     [Service]
     Type=oneshot
     RemainAfterExit=yes
-    ExecStart=/bin/sh -c 'ip address replace {_ADDRESS}/32 dev lo'
+    ExecStart=/bin/sh -c 'ip address replace {REGISTRY_CACHE_HOST}/32 dev lo'
 
     [Install]
     WantedBy=multi-user.target
@@ -40,7 +40,7 @@ def registry_cache(upstream: str, user: str | None = None, password: str | None 
         "log": {"level": "warn"},
         # What nobody asked for in a week goes, where it may be deleted ("Registry as a pull through cache").
         "storage": {"filesystem": {"rootdirectory": REGISTRY_CACHE_FOLDER}, "delete": {"enabled": True}},
-        "http": {"addr": f"{_ADDRESS}:{_PORT}"},
+        "http": {"addr": f"{REGISTRY_CACHE_HOST}:{_PORT}"},
         "proxy": proxy,
     }
     return yaml.safe_dump(configuration, sort_keys=False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -40,9 +41,11 @@ def pulled(sandbox: Sandbox) -> None:
 def test_it_has_what_it_pulled_once(fresh: Project, sandbox: Sandbox, engine: Engine, tmp_path: Path) -> None:
     ensure(engine, print)
     make_registry_image(sandbox.docker, IMAGE)
+    # Nothing listens there: an engine that asked it for the cache would have nothing from it.
+    proxy = {"http": "http://127.0.0.1:9", "noProxy": [urlsplit(fresh.config["gitlab-runners:gitlabUrl"]).hostname]}
     fresh.configure(
         lambda config: (
-            config["host"].update(registryCache={"image": IMAGE, "upstream": f"http://{UPSTREAM}"}),
+            config["host"].update(registryCache={"image": IMAGE, "upstream": f"http://{UPSTREAM}"}, proxy=proxy),
             config["runners"]["app"].update(builds="dind"),
         )
     )

@@ -495,6 +495,19 @@ def test_a_cache_on_the_machine_is_the_first_mirror_there(registered: Registered
     assert not [label for label in container["labels"] if label["label"] == "gitlab-runners.runner"]
 
 
+def test_a_cache_on_the_machine_goes_through_the_proxy_and_is_reached_without_it(registered: Registered) -> None:
+    proxy = Proxy(https="http://proxy.example:3128")
+    own = {"registry_cache": RegistryCache(), "proxy": proxy, "ca_certificates": ("first\n", "second\n")}
+    declare(HOST.model_copy(update=own))
+    container = registered.inputs("Container", "dev-1-registry-cache")
+    assert "https_proxy=http://proxy.example:3128" in container["envs"]
+    trusted = {upload["file"]: upload["content"] for upload in container["uploads"]}
+    assert trusted["/etc/ssl/certs/gitlab-runners.crt"] == "first\nsecond\n"
+    direct = "no_proxy=localhost,127.0.0.1,docker,169.254.171.1"
+    assert direct in registered.inputs("Container", "dev-1-app")["envs"]
+    assert direct in config_toml(registered, "dev-1-app")["runners"][0]["environment"]
+
+
 def test_workers_have_no_cache_of_their_own(registered: Registered) -> None:
     scaler = Autoscaler(plugin="registry.example/fleeting-plugin-openstack:1.2.3", max_instances=2)
     app = Runner(project=1, tags=("a",), builds="dind", executor="autoscaler", autoscaler=scaler)

@@ -312,6 +312,15 @@ def test_programs_find_the_proxy_in_either_spelling() -> None:
     }
 
 
+def test_a_cache_on_the_machine_is_reached_without_the_proxy() -> None:
+    proxy = Proxy("http://proxy.example:3128", None, [".example.com"])
+    machine = CloudInit(**vars(MACHINE) | {"proxy": proxy, "registry_cache": True})
+    direct = "no_proxy=localhost,127.0.0.1,docker,169.254.171.1,.example.com"
+    assert direct in files(machine)["/etc/systemd/system/docker.service.d/20-proxy.conf"]["content"]
+    mirrored = CloudInit(**vars(MACHINE) | {"proxy": proxy, "registry_mirrors": ["https://mirror.example"]})
+    assert "169.254.171.1" not in files(mirrored)["/etc/systemd/system/docker.service.d/20-proxy.conf"]["content"]
+
+
 def test_the_machines_engine_and_packages_go_through_the_proxy() -> None:
     assert "apt" not in cloud_config()
     machine = CloudInit(**vars(MACHINE) | {"proxy": Proxy("http://proxy.example:3128", "http://proxy.example:3129")})
