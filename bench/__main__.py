@@ -51,9 +51,9 @@ class Plan:
 
 SMALL = Plan(previews={Size(1): 1, Size(10): 1}, ups={Size(1): 1, Size(10): 1}, starts=3)
 WHOLE = Plan(
-    previews={Size(1): 3, Size(10): 3, Size(100): 2, Size(400): 1},
+    previews={Size(1): 3, Size(10): 3, Size(100): 3, Size(400): 3},
     # The sandbox's hosts share one engine, and this machine's starts no more than some three hundred managers.
-    ups={Size(1): 3, Size(10): 3, Size(100): 1},
+    ups={Size(1): 3, Size(10): 3, Size(100): 3},
     starts=5,
     growth=[[Size(runners, hosts, spread=hosts > 1) for runners in (10, 100, 400)] for hosts in (1, 4, 20)],
     rollout=(1, 20),
