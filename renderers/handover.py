@@ -17,7 +17,7 @@ _RELOAD = "kill -HUP 1"
 # job is reported. So their number is never smaller than that of the jobs, and only falls.
 BUSY_WORKERS: Final = f"""\
 port=$(sed -n 's/^listen_address = ".*:\\([0-9]*\\)"$/\\1/p' {_CONFIG})
-{{ timeout 5 wget -q -O - "http://127.0.0.1:$port/metrics" 2>/dev/null || timeout 5 bash -c '
+{{ http_proxy= timeout 5 wget -q -O - "http://127.0.0.1:$port/metrics" 2>/dev/null || timeout 5 bash -c '
   exec 3<>"/dev/tcp/127.0.0.1/$0" && printf "GET /metrics HTTP/1.0\\r\\n\\r\\n" >&3 && cat <&3' "$port"
 }} | sed -n 's/^gitlab_runner_worker_slots_number //p'"""
 """Prints how many jobs a manager that got SIGQUIT can still have; nothing where it serves no metrics."""

@@ -4,6 +4,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from renderers.handover import BUSY_WORKERS
 from tests.engine.harness import Project, Sandbox
 
 pytestmark = [pytest.mark.docker, pytest.mark.acceptance]
@@ -18,3 +19,7 @@ def test_a_manager_reaches_what_needs_no_proxy_and_jobs_know_it(sandbox: Sandbox
     project.up()
     job = sandbox.put_job(["echo to $http_proxy, but not for $NO_PROXY"])
     assert f"to {PROXY}, but not for localhost,127.0.0.1,docker,{gitlab}" in sandbox.wait_for_job(job)["trace"]
+    # Its own metrics are not the proxy's either, whatever the image's wget knows of no_proxy: the next handover asks.
+    manager, *_ = sandbox.managers()
+    _, busy = manager.exec_run(["sh", "-c", BUSY_WORKERS])
+    assert busy.decode().strip().isdecimal()
