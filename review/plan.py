@@ -7,7 +7,7 @@ fixed UUID.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -148,8 +148,14 @@ class _Preview(_Model):
     diagnostics: list[_Diagnostic] = Field(default_factory=list)
 
 
-def read(text: str) -> Plan:
-    """The plan in the output of `pulumi preview --json`. Raises PlanError when it is none."""
+# What the engine says itself of a preview that policies refuse: that it failed, and, since it is cancelled, that a
+# plugin has ended before it was asked to.
+_OF_REFUSAL = re.compile(r"(error: )?\s*(preview failed\s*$|Detected that .* exited prematurely\.)")
+
+
+def read(text: str, *, refused: bool = False) -> Plan:
+    """The plan in the output of `pulumi preview --json`; `refused` says that policies do. Raises PlanError when it is
+    none."""
     try:
         preview = _Preview.model_validate(json.loads(text))
     except (json.JSONDecodeError, ValidationError) as error:
@@ -161,11 +167,12 @@ def read(text: str) -> Plan:
         change = _change(step)
         if change is not None:
             changes.setdefault(step.urn, change)
-    return Plan(
-        list(changes.values()),
-        _lines(each.message for each in preview.diagnostics if each.severity == "warning"),
-        _lines(each.message for each in preview.diagnostics if each.severity == "error"),
+    warnings, errors = (
+        [each.message for each in preview.diagnostics if each.severity == severity] for severity in ("warning", "error")
     )
+    if refused:
+        errors = [error for error in errors if not _OF_REFUSAL.match(error)]
+    return Plan(list(changes.values()), _lines(warnings), _lines(errors))
 
 
 def _change(step: _Step) -> Change | None:
@@ -201,7 +208,7 @@ def _readable(urn: "re.Match[str]") -> str:
     return f"{type_.rpartition(':')[2]} {name}"
 
 
-def _lines(messages: Iterator[str]) -> list[str]:
+def _lines(messages: Iterable[str]) -> list[str]:
     lines = (
         _URN.sub(_readable, line.strip().removeprefix("warning: ").removeprefix("error: "))
         for message in messages

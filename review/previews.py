@@ -72,17 +72,14 @@ def preview(stack: Stack, command: Sequence[str] = ("preview",)) -> Preview:
 def preview_of(output: str, errors: str, status: int, log: str = "") -> Preview:
     """What a preview that ended with this status printed, and what policies said, from its event log."""
     try:
-        plan = read(output)
         violations, not_asked = policies.read(log)
+        plan = read(output, refused=any(violation.is_mandatory for violation in violations))
     except PlanError as error:
         # Before there is a plan the engine says on the other channel why there will be none.
         return Plan(), last_line(errors).removeprefix("error: ") if status and errors else str(error)
     warnings = [f"only the update can ask the policy {policy}" for policy in not_asked]
     plan = replace(plan, violations=violations, warnings=[*plan.warnings, *warnings])
-    if plan.refusals:
-        # The engine's own line about them tells no more.
-        plan = replace(plan, errors=[error for error in plan.errors if error != "preview failed"])
-    elif status and not plan.errors:
+    if status and not plan.errors and not plan.refusals:
         return plan, last_line(errors).removeprefix("error: ")
     return plan, None
 

@@ -295,6 +295,20 @@ def test_a_stack_that_does_not_change_is_warned_of_too() -> None:
     assert "Nothing changes in `team-dev`, `web-dev`." in made
 
 
+def test_a_plugin_that_ends_with_a_refused_preview_is_no_error() -> None:
+    ended = (
+        "error: Detected that /plugins/pulumi-resource-docker exited prematurely. \n"
+        "       This is *always* a bug in the provider. Please report the issue to the provider author.\n"
+        "       To assist with debugging we have dumped the STDOUT and STDERR streams of the plugin:41539\n"
+    )
+    output = json.dumps({"diagnostics": [{"message": ended, "severity": "error"}, *json.loads(REFUSED)["diagnostics"]]})
+    plan, error = preview_of(output, "", 1, verdict())
+    assert (plan.errors, error) == ([], None)
+    # Without a policy's word it is one.
+    plan, _ = preview_of(output, "", 1)
+    assert plan.errors[0] == "Detected that /plugins/pulumi-resource-docker exited prematurely."
+
+
 def test_what_else_is_wrong_is_told_before_what_policies_say() -> None:
     found = StackReview("team-dev", *preview_of(text_of("failing"), "", 1, verdict()))
     assert found.failure == review("failing").failure
