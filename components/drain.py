@@ -41,6 +41,9 @@ class _DrainProvider(OpenStackProvider):
         return UpdateResult(dict(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
+        # SSH would wait for a minute and more for a machine that cannot answer.
+        if self._status(_props) in (None, "SHUTOFF"):
+            return
         stack = _props.get("stack")
         aborts = aborts_jobs(stack, os.environ)
         signal, seconds = ("TERM", _ABORT_SECONDS) if aborts else ("QUIT", int(_props["grace"]))
@@ -58,16 +61,19 @@ timeout {seconds} docker wait $managers >/dev/null"""
                 f"jobs still run on {_props['address']} after {seconds} s; wait for them and repeat this, or abort "
                 f"them with {ABORT_JOBS}={stack} in the environment"
             )
-        if answer.status not in (0, _TIME_IS_OVER) and (answer.status != SSH_FAILED or self._is_running(_props)):
+        if answer.status not in (0, _TIME_IS_OVER) and (
+            answer.status != SSH_FAILED or self._status(_props) == "ACTIVE"
+        ):
             raise ClientError(
                 f"cannot drain {_props['address']}: {' '.join(answer.error.split())}; jobs may be running there. "
                 f"Mend the machine, or give its jobs up with `openstack server stop {_props['server']}`"
             )
 
-    def _is_running(self, props: dict[str, Any]) -> bool:
+    def _status(self, props: dict[str, Any]) -> str | None:
+        """Nova's status of the machine; None when it is gone."""
         with self.openstack(props) as cloud:
             found = cloud.compute.find_server(props["server"])
-        return found is not None and found.status == "ACTIVE"
+        return None if found is None else str(found.status)
 
 
 @dataclass(frozen=True)

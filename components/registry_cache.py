@@ -19,7 +19,7 @@ _CONFIGURATION = "/etc/registry-cache.yml"
 
 @dataclass(frozen=True)
 class RegistryCacheArgs:
-    """`labels` mark all that is made."""
+    """`labels` mark all that is made; `ca_certificates` (PEM) and `proxy` are for the cache's own pulls."""
 
     cache: RegistryCacheSettings
     connection: DockerConnection

@@ -13,8 +13,9 @@ CONFIGURATION_FOLDER: Final = "/etc/gitlab-runner"
 _CONFIG = f"{CONFIGURATION_FOLDER}/config.toml"
 _IN_2100 = f"touch -t 210001010000 {_CONFIG}"
 _RELOAD = "kill -HUP 1"
-# Alpine's image has busybox' wget, Ubuntu's has bash. After SIGQUIT workers go: idle ones at once, others when their
-# job is reported. So their number is never smaller than that of the jobs, and only falls.
+# Alpine's image has busybox' wget (which knows http_proxy and no no_proxy), Ubuntu's has bash. After SIGQUIT workers
+# go: idle ones at once, others when their job is reported. So their number is never smaller than that of the jobs, and
+# only falls.
 BUSY_WORKERS: Final = f"""\
 port=$(sed -n 's/^listen_address = ".*:\\([0-9]*\\)"$/\\1/p' {_CONFIG})
 {{ http_proxy= timeout 5 wget -q -O - "http://127.0.0.1:$port/metrics" 2>/dev/null || timeout 5 bash -c '
