@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
+import threading
 from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -34,10 +37,11 @@ def config(tmp_path: Path) -> Path:
     return file
 
 
-def sh(config: Path, script: str) -> str:
+def sh(config: Path, script: str, path: str = os.defpath) -> str:
     """Runs a script where the configuration is in another folder, and nothing listens to signals."""
     script = script.replace(CONFIGURATION_FOLDER, str(config.parent)).replace("kill -HUP 1", "true")
-    return subprocess.run(["sh", "-c", script], check=True, capture_output=True, text=True).stdout.strip()
+    done = subprocess.run(["sh", "-c", script], env={"PATH": path}, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def test_only_a_successor_of_the_same_registration_is_held_back(config: Path) -> None:
@@ -69,6 +73,30 @@ def test_until_it_is_released_an_upload_is_older_than_what_the_manager_has_read(
     sh(config, limited(1))
     sh(config, released(4))
     assert config.stat().st_mtime < read
+
+
+class _Metrics(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/metrics" else 404)
+        self.end_headers()
+        self.wfile.write(b"# TYPE gitlab_runner_worker_slots_number gauge\ngitlab_runner_worker_slots_number 3\n")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+def test_a_manager_whose_image_has_no_wget_is_asked_for_its_workers_by_bash(config: Path, tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("bash", "cat", "sed", "sh", "timeout"):
+        (tools / tool).symlink_to(shutil.which(tool) or pytest.fail(f"there is no {tool}"))
+    with HTTPServer(("127.0.0.1", 0), _Metrics) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        config.write_text(DECLARED.replace("127.0.0.1:9252", f"127.0.0.1:{server.server_port}"))
+        busy = sh(config, BUSY_WORKERS, path=str(tools))
+        server.shutdown()
+    assert busy == "3"
+    assert sh(config, BUSY_WORKERS, path=str(tools)) == ""
 
 
 @dataclass
