@@ -15,11 +15,13 @@ from datetime import datetime
 import pulumi
 
 from clients import ClientError
+from clients.doubles import check_no_doubles
 from clients.gitlab import GitLab, TokensUnknown, instance_url, token_expiries
 from clients.lookups import look_up
 from clients.openstack import Catalogue, connect
 from clients.quotas import check_quotas
 from clients.readiness import engine_ready
+from clients.state import State, StateUnknown, backend, exported
 from components.abort import ABORT_JOBS, aborts_jobs
 from components.docker_connection import options_for
 from components.fleet import Fleet, FleetArgs, Shared
@@ -36,6 +38,7 @@ USER_WAS_TOLD = 32
 def main() -> Fleet:
     """Declares the stack; what is wrong with it is said before the first resource."""
     stack = pulumi.get_stack()
+    state = State(exported("/".join((pulumi.get_organization(), pulumi.get_project(), stack)))).begin()
     layers = effective(stack, {key: str(value) for key, value in pulumi.runtime.config.get_config_env().items()})
     config = layers.config
     settings = load(stack, config, layers)
@@ -62,6 +65,10 @@ def main() -> Fleet:
     catalogue = Catalogue(lambda: connect(providers["openstack"]))
     lookups = look_up(stack, settings, catalogue, gitlab, preview=pulumi.runtime.is_dry_run())
     if isinstance(host, OpenStackHost) and catalogue.is_connected:
+        try:
+            check_no_doubles(pulumi.get_project(), stack, catalogue, state, backend)
+        except StateUnknown as error:
+            pulumi.log.warn(f"{error}; what an interrupted update may have left is not removed")
         for line in check_quotas(stack, host, lookups, catalogue):
             pulumi.log.warn(line)
     fleet = Fleet(
@@ -71,7 +78,7 @@ def main() -> Fleet:
             stack=stack,
             settings=settings,
             lookups=lookups,
-            leftovers=Leftovers(catalogue, gitlab),
+            leftovers=Leftovers(catalogue, gitlab, state),
             gitlab_config=providers["gitlab"],
             gitlab_url=settings.gitlab_url or url,
             token_expiry=gitlab.token_expiry if gitlab is not None else None,

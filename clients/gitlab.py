@@ -23,6 +23,11 @@ _CREATE = {"create_runner", "api"}
 _MANAGE = {"manage_runner", "api"}
 # Listing runners, which finding what an interrupted run left behind needs.
 _LIST = {"read_api", "api"}
+_RUNNERS_PATHS: dict[Scope, str] = {
+    "project_type": "/projects/{}/runners",
+    "group_type": "/groups/{}/runners",
+    "instance_type": "/runners/all",
+}
 _TOKEN_EXPIRY = "query($id: CiRunnerID!) { runner(id: $id) { tokenExpiresAt } }"
 # GitLab notes who verifies a token as one of its runner's managers: always the same one.
 _SYSTEM_ID = "gitlab-runners"
@@ -116,7 +121,7 @@ class GitLab:
         self._client = gitlab.Gitlab(url, private_token=token, ssl_verify=_ssl_verify(config), timeout=_TIMEOUT_SECONDS)
         self._scopes: set[str] | None = None
         self._pages: dict[tuple[Scope, int | None], str | None] = {}
-        self._unused: dict[tuple[Scope, int | None], list[dict[str, Any]]] = {}
+        self._runners: dict[tuple[Scope, int | None], list[dict[str, Any]]] = {}
         self._listing = Lock()
 
     def check_token(self) -> None:
@@ -140,23 +145,33 @@ class GitLab:
         """Whether the token may list runners."""
         return self._scopes is None or bool(_LIST & self._scopes)
 
-    def unused_runners(self, scope: Scope, owner: int | None, description: str) -> list[int]:
-        """Ids of runners with this exact description that no manager had contacted when this was first asked.
+    def runners(self, scope: Scope, owner: int | None, description: str) -> dict[int, bool]:
+        """Ids of an owner's runners with this exact description, and whether no manager ever contacted GitLab.
 
-        `owner` is the project's or group's id, None for instance runners. Each owner's are listed once: the runners
-        that are registered in the meantime would make the list longer for each of them.
+        `owner` is the project's or group's id, None for instance runners. Each owner's are listed once, when this is
+        first asked: the runners that are registered in the meantime would make the list longer for each of them.
         """
-        path = {"project_type": f"/projects/{owner}/runners", "group_type": f"/groups/{owner}/runners"}.get(
-            scope, "/runners/all"
-        )
         with self._listing, _explained(self.url):
-            if (scope, owner) not in self._unused:
-                self._unused[scope, owner] = list(
-                    self._client.http_list(
-                        path, get_all=True, per_page=_MOST_PER_PAGE, type=scope, status="never_contacted"
-                    )
-                )
-            return [runner["id"] for runner in self._unused[scope, owner] if runner["description"] == description]
+            if (scope, owner) not in self._runners:
+                path = _RUNNERS_PATHS[scope].format(owner)
+                found = self._client.http_list(path, get_all=True, per_page=_MOST_PER_PAGE, type=scope)
+                self._runners[scope, owner] = list(found)
+            described = [each for each in self._runners[scope, owner] if each["description"] == description]
+        # A group's list has the runners of the groups above it too (GitLab docs, "Runners API").
+        return {
+            int(each["id"]): each["status"] == "never_contacted"
+            for each in described
+            if scope != "group_type" or self._belongs_to_group(int(each["id"]), owner)
+        }
+
+    def _belongs_to_group(self, runner: int, group: int | None) -> bool:
+        try:
+            groups = self._get(f"/runners/{runner}").get("groups") or []
+        except _Refused as refused:
+            if refused.status in {requests.codes.forbidden, requests.codes.not_found}:
+                return False
+            raise
+        return group in {each["id"] for each in groups}
 
     def has_running_jobs(self, runner: int) -> bool:
         """Whether a runner has jobs that run; one that is gone has none."""
@@ -196,7 +211,7 @@ class GitLab:
             self._client.runners.delete(runner)
 
     def runners_url(self, scope: Scope, owner: int | None) -> str | None:
-        """URL below which the pages of an owner's runners lie; `owner` as in `unused_runners`. Each is asked for once.
+        """URL below which the pages of an owner's runners lie; `owner` as in `runners`. Each is asked for once.
 
         It needs the path of the project or group, which only a token with read_api may read: else it is None.
         """

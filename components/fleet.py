@@ -9,7 +9,7 @@ from typing import Any
 import pulumi
 
 from clients.lookups import Lookups
-from clients.openstack import STACK_METADATA
+from clients.openstack import PROJECT_METADATA, STACK_METADATA
 from components.cache import Cache, CacheArgs
 from components.docker_connection import STACK_LABEL, DockerConnection, DockerConnectionArgs
 from components.drain import SERVER_LABEL, Drain, DrainArgs
@@ -230,7 +230,7 @@ class Fleet(pulumi.ComponentResource):
     def _metadata(self) -> dict[str, str]:
         args = self._args
         named = vars(args.shared.owner) if args.shared is not None else {}
-        return {"pulumi-project": args.project, STACK_METADATA: args.stack} | named
+        return {PROJECT_METADATA: args.project, STACK_METADATA: args.stack} | named
 
     def _machines(self, host: OpenStackHost) -> list[_Host]:
         args = self._args
@@ -243,7 +243,6 @@ class Fleet(pulumi.ComponentResource):
                 host=host,
                 description=description,
                 leftovers=args.leftovers,
-                unfinished=self._unfinished(host),
                 cloud=cloud,
             ),
             opts=pulumi.ResourceOptions(parent=self, providers=self._openstack),
@@ -293,14 +292,10 @@ class Fleet(pulumi.ComponentResource):
                 description=f"{args.project}, stack {args.stack}, workers of {name}",
                 access=args.lookups.cloud,
                 leftovers=args.leftovers,
-                unfinished=self._unfinished(host),
                 cloud=args.shared.openstack if args.shared is not None else None,
             ),
             opts=pulumi.ResourceOptions(parent=self, providers=self._openstack),
         )
-
-    def _unfinished(self, host: OpenStackHost) -> bool:
-        return self._args.lookups.unfinished_machines.issuperset(hosts_of(self._args.stack, host))
 
     def _tagged(self, host: OpenStackHost) -> OpenStackHost:
         """The host with the tags that name its owner."""

@@ -15,16 +15,13 @@ from settings import OpenStackHost
 
 @dataclass(frozen=True)
 class HostGroupArgs:
-    """`description` marks what is made, for people and for finding what an interrupted update left behind.
-
-    `unfinished` says that no job can be running on any of the hosts, as in VirtualMachineArgs. `cloud` is what the
-    stack's layers say of the openstack provider.
+    """`description` marks what is made, for people and for finding what an interrupted update left behind. `cloud` is
+    what the stack's layers say of the openstack provider.
     """
 
     host: OpenStackHost
     description: str
     leftovers: Leftovers
-    unfinished: bool
     cloud: Mapping[str, str] | None = None
 
 
@@ -33,12 +30,15 @@ class HostGroup(pulumi.ComponentResource):
     group."""
 
     security_group_id: pulumi.Output[str]
-    key_pair: pulumi.Input[str]
+    key_pair: str
     server_group_id: pulumi.Output[str] | None = None
+    members: list[pulumi.Resource]
+    """What must exist before a machine, and is no property of it."""
 
     def __init__(self, name: str, args: HostGroupArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("gitlab-runners:openstack:HostGroup", name, None, opts)
         host = args.host
+        self.members = []
         group = openstack.networking.SecGroup(
             name,
             name=name,
@@ -54,7 +54,7 @@ class HostGroup(pulumi.ComponentResource):
                 security_group_id=group.id,
                 direction="egress",
                 ethertype=ethertype,
-                opts=args.leftovers.before_create(self, replace_on_changes=BROKEN_OFF),
+                opts=args.leftovers.of_unique(self),
             )
             for ethertype in ("IPv4", "IPv6")
         ] + [
@@ -67,7 +67,7 @@ class HostGroup(pulumi.ComponentResource):
                 port_range_min=port,
                 port_range_max=port,
                 remote_ip_prefix=cidr,
-                opts=args.leftovers.before_create(self, replace_on_changes=BROKEN_OFF),
+                opts=args.leftovers.of_unique(self),
             )
             for service, port, cidrs in (
                 ("ssh", host.ssh.port, host.ssh_from),
@@ -81,13 +81,13 @@ class HostGroup(pulumi.ComponentResource):
             self.key_pair = host.key_pair.name
         else:
             public_key = host.key_pair.public_key or ""
-            self.key_pair = openstack.compute.Keypair(
-                name,
-                # A key pair cannot be changed, and its name is unique: another key gets another name.
-                name=f"{name}-{sha256(public_key.encode()).hexdigest()[:8]}",
-                public_key=public_key,
-                opts=args.leftovers.of_key_pair(self, unfinished=args.unfinished),
-            ).name
+            # A key pair cannot be changed, and its name is unique: another key gets another name.
+            self.key_pair = f"{name}-{sha256(public_key.encode()).hexdigest()[:8]}"
+            self.members.append(
+                openstack.compute.Keypair(
+                    name, name=self.key_pair, public_key=public_key, opts=args.leftovers.of_unique(self)
+                )
+            )
         if host.count > 1 and host.anti_affinity != "none":
             self.server_group_id = openstack.compute.ServerGroup(
                 name,
