@@ -333,6 +333,13 @@ class Project:
         found: dict[str, Any] = json.loads(result.output)
         return found
 
+    def take_over(self, state: dict[str, Any]) -> None:
+        """Makes an exported state the stack's own."""
+        file = self.folder / "state.json"
+        file.write_text(json.dumps(state))
+        result = self.run("stack", "import", f"--stack={self.stack}", f"--file={file}")
+        assert result.status == 0, result.output
+
 
 def plan_of(steps: Iterable[dict[str, Any]]) -> Plan:
     """Steps by "Type name"; a replacement counts once, and components are left out."""
