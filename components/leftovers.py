@@ -15,10 +15,10 @@ from openstack.connection import Connection
 from openstack.exceptions import NotFoundException, raise_from_response
 
 from clients import ClientError
-from clients.doubles import RECOVERY_PAGE
+from clients.doubles import RECOVERY_PAGE, check_no_doubles
 from clients.gitlab import GitLab, Scope
 from clients.openstack import UNFINISHED, Catalogue, explained
-from clients.state import State, StateUnknown
+from clients.state import State, StateUnknown, backend
 from clients.threads import in_thread
 
 BROKEN_OFF = ["#initerror"]
@@ -45,6 +45,8 @@ class Leftovers:
         self._catalogue = catalogue
         self._gitlab = gitlab
         self._state = state
+        # Then the program has looked for machines that the state does not know.
+        self._looked_up = catalogue.is_connected
         self._hook = pulumi.ResourceHook(
             "remove-leftovers", self._before_create, pulumi.ResourceHookOptions(on_dry_run=True)
         )
@@ -98,13 +100,26 @@ class Leftovers:
             try:
                 if args.type == _RUNNER:
                     self._runner(creation)
-                else:
+                elif self._reaches_cloud(creation):
                     with explained():
                         _LOOKS[args.type](self._catalogue.connection, creation)
             except StateUnknown as error:
                 pulumi.log.warn(f"{creation.name}: {error}; what an interrupted update may have left is not removed")
 
         await in_thread(look)
+
+    def _reaches_cloud(self, creation: "_Creation") -> bool:
+        """Whether the cloud can be asked. A preview may need it for nothing else, and goes on without."""
+        if self._looked_up or not creation.preview:
+            return True
+        try:
+            _ = self._catalogue.connection
+        except ClientError as error:
+            pulumi.log.warn(f"{creation.name}: cannot tell whether there is one that the state does not know: {error}")
+            return False
+        if creation.type == _INSTANCE:
+            check_no_doubles(pulumi.get_project(), pulumi.get_stack(), self._catalogue, self._state, backend)
+        return True
 
     async def _note_credentials(self, _args: pulumi.ResourceHookArgs) -> None:
         def note() -> None:

@@ -86,7 +86,7 @@ def load(stack: str, config: Mapping[str, str], layers: Layers | None = None) ->
     _check_hosts(stack, settings, layers)
     if layers is not None:
         _check_scopes(settings, layers)
-        _check_descriptions(stack, settings, layers)
+    _check_descriptions(stack, settings, layers)
     return settings
 
 
@@ -158,18 +158,27 @@ def _check_scopes(settings: Settings, layers: Layers) -> None:
         raise SettingsError("\n".join(lines))
 
 
-def _check_descriptions(stack: str, settings: Settings, layers: Layers) -> None:
-    """Whether GitLab takes every description with what is added to it."""
-    if layers.owner is None:
-        return
+def _check_descriptions(stack: str, settings: Settings, layers: Layers | None) -> None:
+    """Whether GitLab takes every description with what is added to it, and each is one runner's: by it the stack finds
+    what an interrupted update registered."""
+    shared = layers is not None and layers.owner is not None
     lines = []
+    first: dict[str, str] = {}
     for name, runner in settings.runners.items():
-        length = len(runner.registered_as(stack, name, shared=True))
-        if length > MAXIMUM_TEXT_LENGTH:
-            place = ("runners", name, "description")
+        if runner.scope is None:
+            continue
+        place: Location = ("runners", name, "description")
+        description = runner.registered_as(stack, name, shared=shared)
+        if len(description) > MAXIMUM_TEXT_LENGTH:
             lines.append(
-                f"{_where(place)}: has {length} characters with the stack's name, which is added to it; GitLab takes "
-                f"{MAXIMUM_TEXT_LENGTH}{_origin(place, layers)}"
+                f"{_where(place)}: has {len(description)} characters with the stack's name, which is added to it; "
+                f"GitLab takes {MAXIMUM_TEXT_LENGTH}{_origin(place, layers)}"
+            )
+        other = first.setdefault(description, name)
+        if other != name:
+            lines.append(
+                f"{_where(place)}: {json.dumps(description)}: is the description of the runner {other} too; give each "
+                f"its own{_origin(place, layers)}"
             )
     if lines:
         raise SettingsError("\n".join(lines))

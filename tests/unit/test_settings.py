@@ -723,6 +723,20 @@ def test_a_wrong_token_is_not_repeated() -> None:
     assert "glrt-very-secret" not in mistake(runners={"app": {"token": "glrt-very-secret", "project": 1, "limit": 0}})
 
 
+def test_each_runner_has_a_description_of_its_own() -> None:
+    """By it the stack finds what an interrupted update registered."""
+    same = {name: RUNNER | {"description": "builds"} for name in ("app", "web")}
+    assert mistake(runners=same) == (
+        'gitlab-runners:runners.web.description: "builds": is the description of the runner app too; give each its own'
+    )
+    # As GitLab gets it: the default is the stack's name and the runner's.
+    assert "is the description of the runner web too" in mistake(
+        runners={"web": RUNNER, "app": RUNNER | {"description": "dev web"}}
+    )
+    given = {"token": "glrt-x"}
+    assert len(loaded(runners={"app": given, "web": given}).runners) == 2
+
+
 def test_names_must_fit_docker_and_host_names() -> None:
     assert "at most 63 are possible" in mistake(runners={"a" * 55: RUNNER})
     assert "use lower-case letters" in mistake(stack="Team_A")
