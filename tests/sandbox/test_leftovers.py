@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import pulumi
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -19,7 +20,6 @@ from clients import ClientError
 from clients.doubles import check_no_doubles
 from clients.openstack import Catalogue
 from clients.state import State, StateUnknown
-from components import leftovers
 from components.leftovers import _LOOKS, HOST_KEY_METADATA, _Creation
 from tests.sandbox.inprocess import InProcess
 
@@ -210,8 +210,9 @@ def a_server(cloud: Connection) -> Thing:
 
 
 def a_container(cloud: Connection) -> Thing:
-    cloud.object_store.create_container("dev-cache", **{"pulumi-stack": "dev"})
-    cloud.object_store.set_container_metadata("dev-cache", **{"pulumi-stack": "dev"})
+    marks: dict[str, Any] = {"pulumi-stack": "dev"}
+    cloud.object_store.create_container("dev-cache")
+    cloud.object_store.set_container_metadata("dev-cache", **marks)
     return Thing(
         "openstack:objectstorage/container:Container",
         "dev-cache",
@@ -252,7 +253,7 @@ def look(cloud: Connection, thing: Thing, state: State, *, preview: bool = False
 @pytest.fixture
 def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     said: list[str] = []
-    monkeypatch.setattr(leftovers.pulumi.log, "warn", said.append)
+    monkeypatch.setattr(pulumi.log, "warn", said.append)
     return said
 
 
