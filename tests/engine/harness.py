@@ -326,9 +326,9 @@ class Project:
         found: dict[str, Any] = json.loads(result.output)
         return found
 
-    def export(self) -> dict[str, Any]:
+    def export(self, *arguments: str) -> dict[str, Any]:
         """The state as it is stored."""
-        result = self.run("stack", "export", f"--stack={self.stack}")
+        result = self.run("stack", "export", f"--stack={self.stack}", *arguments)
         assert result.status == 0, result.output
         found: dict[str, Any] = json.loads(result.output)
         return found
