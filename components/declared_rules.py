@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 
 class _DeclaredRulesProvider(OpenStackProvider):
+    found = frozenset({"undeclared"})
+    replacing = frozenset({"group"})
+
     def create(self, props: dict[str, Any]) -> CreateResult:
         return CreateResult(str(props["group"]), props | {"undeclared": {}})
 
@@ -29,10 +32,10 @@ class _DeclaredRulesProvider(OpenStackProvider):
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         # Not sorted: in a preview a rule that is new is Unknown, which has no order.
-        changed = bool(_olds["undeclared"]) or set(_olds["rules"]) != set(_news["rules"])
-        changed = changed or _olds.get("cloud") != _news.get("cloud")
-        replaced = _olds["group"] != _news["group"]
-        return DiffResult(changes=changed or replaced, replaces=["group"] if replaced else [])
+        olds, news = (props | {"rules": set(props["rules"])} for props in (_olds, _news))
+        result = super().diff(_id, olds, news)
+        result.changes = result.changes or bool(_olds["undeclared"])
+        return result
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         if _olds["undeclared"]:

@@ -4,13 +4,15 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pulumi.dynamic import Config, ConfigureRequest, ResourceProvider
+from pulumi.dynamic import Config, ConfigureRequest
+
+from components.dynamic import Provider
 
 if TYPE_CHECKING:
     from clients.gitlab import GitLab
 
 
-class GitLabProvider(ResourceProvider):
+class GitLabProvider(Provider):
     """Takes the stack's configuration of the gitlab provider, so that both speak to the same GitLab.
 
     What the stack's layers say of it is in a resource's property `gitlab`.

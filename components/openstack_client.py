@@ -4,13 +4,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pulumi.dynamic import Config, ConfigureRequest, ResourceProvider
+from pulumi.dynamic import Config, ConfigureRequest
+
+from components.dynamic import Provider
 
 if TYPE_CHECKING:
     from openstack.connection import Connection
 
 
-class OpenStackProvider(ResourceProvider):
+class OpenStackProvider(Provider):
     """Takes the stack's configuration of the openstack provider, so that both speak to the same cloud.
 
     What the stack's layers say of it is in a resource's property `cloud`.
