@@ -1,4 +1,5 @@
 # Everything starts here: `make help`. STACK names the stack everywhere, PYTHON the Python to begin with (3.11 or newer).
+# What is given is a text: make expands nothing in it, and no shell reads it as a part of a command.
 
 STACK ?= sandbox
 PYTHON ?= python3
@@ -18,23 +19,29 @@ DRY_RUN ?=
 # For bench: few runs of small stacks.
 SMALL ?=
 
-VENV := .venv/bin
+# `$(value …)` is what was given, as it is; recipes take it from their environment.
+override TEXTS := STACK PYTHON PLUGINS TEAM ENV PROJECT SECRETS_PROVIDER
+override FLAGS := OFFICIAL YES POLICY DRY_RUN SMALL
+$(foreach name,$(TEXTS) $(FLAGS),$(eval override $(name) := $$(value $(name))))
+export $(TEXTS)
+
+override VENV := .venv/bin
 # More workers than cores: each waits for most of its time, for machines, managers and jobs.
-ON_ALL_CORES := -n $(shell expr $$(nproc) \* 2 + 1) --dist loadgroup
-ON_STACK := --stack "$(STACK)" $(if $(YES),--yes)
-POLICIES := $(if $(POLICY),--policies)
+override ON_ALL_CORES := -n $(shell expr $$(nproc) \* 2 + 1) --dist loadgroup
+override ON_STACK := --stack="$$STACK" $(if $(YES),--yes)
+override POLICIES := $(if $(POLICY),--policies)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup up preview preview-comment refresh down config new-stack test load bench lint acceptance sandbox-up sandbox-down clean
 
 help: ## Show the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/\1|\2/p' $(firstword $(MAKEFILE_LIST)) \
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/\1|\2/p' Makefile \
 		| while IFS='|' read -r target text; do printf '  make %-15s %s\n' "$$target" "$$text"; done
 	@echo 'STACK=name chooses the stack (default: sandbox), YES=1 answers Pulumi, OFFICIAL=1 tries downloads again,'
 	@echo 'PLUGINS=built builds the official docker and openstack providers where they cannot be downloaded.'
 
 setup: ## Bring the Python environment, the Pulumi CLI and the provider plugins
-	@$(PYTHON) -m scripts.bootstrap $(if $(OFFICIAL),--official) --plugins "$(PLUGINS)"
+	@"$$PYTHON" -m scripts.bootstrap $(if $(OFFICIAL),--official) --plugins="$$PLUGINS"
 
 up: setup ## Bring the stack up; in the sandbox, run a first job too
 	@$(VENV)/python -m scripts.stack up $(ON_STACK) $(POLICIES)
@@ -52,11 +59,11 @@ down: setup ## Remove everything that the stack declared; in the sandbox, the sa
 	@$(VENV)/python -m scripts.stack down $(ON_STACK)
 
 config: setup ## Show what a stack's layers make of it, and which says what
-	@$(VENV)/python -m scripts.config "$(STACK)"
+	@$(VENV)/python -m scripts.config "$$STACK"
 
 new-stack: setup ## Make a stack for TEAM=x in ENV=y; DRY_RUN=1 only shows it
-	@$(VENV)/python -m scripts.new_stack --team="$(TEAM)" --environment="$(ENV)" $(if $(PROJECT),--project=$(PROJECT)) \
-		--secrets-provider="$(SECRETS_PROVIDER)" $(if $(DRY_RUN),--dry-run)
+	@$(VENV)/python -m scripts.new_stack --team="$$TEAM" --environment="$$ENV" $(if $(PROJECT),--project="$$PROJECT") \
+		--secrets-provider="$$SECRETS_PROVIDER" $(if $(DRY_RUN),--dry-run)
 
 test: setup ## Run the tests
 	@$(VENV)/python -m pytest $(ON_ALL_CORES) -m "not acceptance and not ground"

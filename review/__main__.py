@@ -17,7 +17,9 @@ from review.plan import Plan, PlanError, read
 from review.previews import Preview, is_tried_out, previews, redacted
 from review.stacks import GitError, Stacks, Touched, changed_files, merge_base, stacks_at, touched
 from scripts.console import Failure, failures_in_one_line
+from scripts.stack import require_name
 from scripts.toolchain import ROOT
+from settings import SettingsError
 
 # Each takes some hundredths of a second; that many would not fit into a comment anyway.
 _MOST_DECLARED = 150
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         try:
             report = _report(asked, opened)
             host = None if asked.no_post else host_of(os.environ)
-        except (GitError, HostError) as error:
+        except (GitError, HostError, SettingsError) as error:
             raise Failure(str(error)) from None
     full = redacted(render(report, GitLabMergeRequest.limit), os.environ)
     asked.output.write_text(full)
@@ -62,6 +64,9 @@ def _post(host: Host, report: Report) -> int:
 
 def _report(asked: argparse.Namespace, opened: ExitStack) -> Report:
     after = before = Stacks(ROOT)
+    after.require_names()
+    for stack in (*asked.stack, *(name for name, _ in asked.plan)):
+        require_name(stack)
     base = asked.base or base_of(os.environ)
     if base is not None:
         before = opened.enter_context(stacks_at(ROOT, merge_base(ROOT, base)))

@@ -29,6 +29,8 @@ The status is 1 when a stack could not be looked at or the issue could not be po
 def main(arguments: Sequence[str]) -> int:
     """The command; its exit status."""
     asked = _parser().parse_args(arguments)
+    if mistakes := layers.misnamed():
+        raise Failure("\n".join(mistakes))
     for stack in asked.stack:
         require_file(stack)
     # As in the preview comment: what is there to be tried out is on clouds that only `make` brings.

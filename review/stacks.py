@@ -1,6 +1,7 @@
 """The stacks of a checkout: the files each is made of, what it says, and which of them a change touches."""
 
 import json
+import os
 import subprocess
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,11 @@ class Stacks:
     def names(self) -> list[str]:
         """All stacks that have a file."""
         return layers.stacks(self._folder)
+
+    def require_names(self) -> None:
+        """Raises SettingsError when a stack, a team or an environment is called as none may be."""
+        if mistakes := layers.misnamed(self._folder):
+            raise SettingsError("\n".join(mistakes))
 
     def files(self, stack: str) -> list[str]:
         """The files that make up a stack, as paths in the repository; none for a stack that does not exist."""
@@ -113,7 +119,7 @@ def _is_program(path: str) -> bool:
 def changed_files(root: Path, base: str) -> list[str]:
     """Paths that differ between the commit from which HEAD forked off `base`, and HEAD; both ends of a renaming."""
     listed = _git(root, "diff", "--name-only", "--no-renames", "-z", merge_base(root, base), "HEAD")
-    return [path for path in listed.decode(errors="surrogateescape").split("\0") if path]
+    return [path for path in os.fsdecode(listed).split("\0") if path]
 
 
 def merge_base(root: Path, base: str) -> str:
@@ -131,8 +137,8 @@ def merge_base(root: Path, base: str) -> str:
 def stacks_at(root: Path, commit: str) -> Iterator[Stacks]:
     """The stacks as they were at a commit; for as long as the block lasts."""
     with TemporaryDirectory(prefix="review-") as folder:
-        listed = _git(root, "ls-tree", "-r", "-z", "--name-only", commit, "--", FOLDER).decode()
-        for path in filter(None, listed.split("\0")):
+        listed = _git(root, "ls-tree", "-r", "-z", "--name-only", commit, "--", FOLDER)
+        for path in filter(None, os.fsdecode(listed).split("\0")):
             file = Path(folder) / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(_git(root, "show", f"{commit}:{path}"))

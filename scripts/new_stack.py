@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from scripts.console import Failure, failures_in_one_line
 from scripts.stack import backend_of, in_sandbox, sandbox_up
 from settings import SettingsError, effective, load
 from settings.layers import FOLDER, shown, stack_file
-from settings.model import LABEL
+from settings.names import name_mistake
 
 _STACK = """\
 # yaml-language-server: $schema=../docs/reference/team-stack.schema.json
@@ -60,8 +59,8 @@ class NewStack:
         They are checked as the program will. Failure when something is wrong.
         """
         for what, name in (("team", self.team), ("environment", self.environment)):
-            if not re.fullmatch(LABEL, name):
-                raise Failure(f"{what} {name}: use lower-case letters, digits and hyphens: it is part of host names")
+            if (mistake := name_mistake(what, name)) is not None:
+                raise Failure(mistake)
         known = sorted(file.stem for file in (self.folder / "environments").glob("*.yaml"))
         if self.environment not in known:
             raise Failure(f"there is no environment {self.environment}; environments: {', '.join(known) or 'none'}")

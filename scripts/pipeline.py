@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -19,6 +20,7 @@ from scripts.console import Failure, failures_in_one_line
 from scripts.toolchain import ROOT
 from settings import SettingsError
 from settings.layers import owner_of
+from settings.names import name_mistake
 
 OTHER = "other"
 """In the place of an environment, for stacks without layers."""
@@ -28,9 +30,15 @@ _JOB = "ci/pulumi-job.gitlab-ci.yml"
 def chosen(root: Path, base: str | None, *, sandbox: bool) -> list[str]:
     """The stacks that differ between the commit `base` and HEAD; all where that cannot be told.
 
-    Those that are run in the embedded sandbox are left out, but for `sandbox`.
+    Those that are run in the embedded sandbox are left out, but for `sandbox`. Failure when one is called as no stack
+    may be.
     """
-    stacks = _touched(root, base) if base else Stacks(root).names()
+    there = Stacks(root)
+    try:
+        there.require_names()
+    except SettingsError as error:
+        raise Failure(str(error)) from None
+    stacks = _touched(root, base) if base else there.names()
     return [stack for stack in stacks if sandbox or not is_tried_out(stack)]
 
 
@@ -71,8 +79,11 @@ def child_pipeline(
         inputs: of the file that tells how a job runs Pulumi.
 
     Raises:
-        Failure: when nothing says when an environment's turn is.
+        Failure: when nothing says when an environment's turn is, or a name is none.
     """
+    named = [("stack", name) for name in stacks] + [("environment", name) for name in (*environments, *approved)]
+    if mistakes := [mistake for what, name in named if (mistake := name_mistake(what, name)) is not None]:
+        raise Failure("\n".join(mistakes))
     stages = [*environments, *([OTHER] if OTHER not in environments else [])]
     for stack, environment in stacks.items():
         if environment not in stages:
@@ -103,7 +114,8 @@ def _job(stack: str, environment: str, approved: Sequence[str]) -> dict[str, Any
         "environment": {"name": f"{environment}/{stack}"},
         "resource_group": f"stack/{stack}",
         **by_hand,
-        "script": [f"make up STACK={stack} YES=1 POLICY=1"],
+        # No variable, which whoever starts the job could set: another stack would then be updated in this one's place.
+        "script": [f"make up STACK={quote(stack)} YES=1 POLICY=1"],
     }
 
 

@@ -6,6 +6,7 @@ environment of the user.
 """
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -26,12 +27,15 @@ from scripts.console import Failure, Step, failures_in_one_line
 from scripts.toolchain import ROOT, VENV, Toolchain
 from settings import SettingsError, effective
 from settings.layers import Layers, stack_file, stacks
+from settings.names import name_mistake
 
 SANDBOX = "sandbox"
 # Public on purpose, and no secret depends on it: the sandbox's tokens open nothing but the sandbox.
 SANDBOX_PASSPHRASE = "sandbox"
 # What would lead a client elsewhere than into the sandbox; where Pulumi keeps its plugins stays the user's.
 FOREIGN_VARIABLES = re.compile(r"(?!PULUMI_HOME$)(OS|GITLAB|PULUMI|CI|SANDBOX)_")
+# An organization and a project of Pulumi Cloud, each of which may be left out.
+_OWNER = r"([A-Za-z0-9_][A-Za-z0-9_.-]*/){0,2}"
 LOOPBACK = "localhost,127.0.0.0/8"
 
 
@@ -70,8 +74,19 @@ def backend_of(name: str) -> Stack:
     return Stack(name, {**os.environ, **Toolchain.load().environment()})
 
 
+def require_name(name: str) -> None:
+    """Failure when no stack may be called so; its name may begin with its organization and project."""
+    own = name.rpartition("/")[2]
+    mistake = name_mistake("stack", own)
+    if mistake is None and not re.fullmatch(_OWNER, name.removesuffix(own)):
+        mistake = f"stack {json.dumps(name)}: what stands before its name must be an organization and a project"
+    if mistake is not None:
+        raise Failure(mistake)
+
+
 def require_file(name: str) -> None:
-    """Failure when a stack has no file; its name may begin with its organization and project."""
+    """Failure when no stack may be called so, or when it has no file."""
+    require_name(name)
     file = stack_file(name.rpartition("/")[2])
     if not file.exists():
         known = ", ".join(stacks()) or "none"

@@ -10,7 +10,15 @@ from pydantic import AfterValidator, ValidationError
 from pydantic.json_schema import WithJsonSchema
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from settings.isolation import capability_mistake
+from settings.isolation import (
+    capability_mistake,
+    label_mistake,
+    log_folder_mistake,
+    oom_score_mistake,
+    runtime_mistake,
+    sysctl_mistake,
+    ulimit_mistake,
+)
 
 ERROR_TYPE = "advanced"
 _KEYS_FILE = Path(__file__).with_name("runner_keys.tsv")
@@ -22,7 +30,7 @@ _DEVICE = "must not be set: it gives jobs devices of the host"
 _EXECUTOR = "belongs to another executor; jobs run with docker"
 
 # What the program sets itself, and what would undo its confinement of jobs, with what to do instead.
-_REFUSED_OF_RUNNERS = {
+REFUSED_OF_RUNNERS = {
     "name": "is set by the program, from the runner's name",
     "url": "is set by gitlabUrl",
     "id": "is set by the program: GitLab gives it",
@@ -50,6 +58,12 @@ _REFUSED_OF_RUNNERS = {
     "docker.allowed_services": "is set by allowedServices",
     "docker.cache_dir": "is set by volumes",
     "docker.cpus": "is set by jobLimits.cpus",
+    "docker.gpus": _DEVICE,
+    "docker.service_gpus": _DEVICE,
+    "docker.isolation": "must not be set: only Windows has it",
+    "docker.links": "must not be set: it tells jobs of other containers; use services",
+    "docker.oom_kill_disable": "must not be set: a job without memory left would stop the host; use jobLimits.memory",
+    "docker.volume_driver": "must not be set: it can give jobs folders of the host; use volumes",
     "docker.device_cgroup_rules": _DEVICE,
     "docker.devices": _DEVICE,
     "docker.enable_ipv6": "is set by the host's ipv6",
@@ -77,6 +91,56 @@ _REFUSED_OF_RUNNERS = {
     "docker.volumes_from": "must not be set: the manager's container holds docker.sock; use volumes",
     **dict.fromkeys(("custom", "instance", "kubernetes", "machine", "parallels", "ssh", "virtualbox"), _EXECUTOR),
 }
+# What jobs may be given of [runners.docker]. A key that is neither here nor above is new in GitLab Runner, and closed
+# until somebody has looked at it.
+FREE_OF_DOCKER = {
+    f"docker.{key}"
+    for key in (
+        "allowed_users",
+        "cap_add",
+        "cap_drop",
+        "cgroup_parent",
+        "container_labels",
+        "cpu_shares",
+        "cpuset_cpus",
+        "cpuset_mems",
+        "disable_cache",
+        "disable_entrypoint_overwrite",
+        "dns",
+        "dns_search",
+        "extra_hosts",
+        "group_add",
+        "helper_image",
+        "helper_image_flavor",
+        "hostname",
+        "log_options",
+        "mac_address",
+        "memory_reservation",
+        "memory_swap",
+        "oom_score_adjust",
+        "runtime",
+        "service_cgroup_parent",
+        "service_cpu_shares",
+        "service_cpuset_cpus",
+        "service_memory_reservation",
+        "service_memory_swap",
+        "service_slot_cgroup_template",
+        "services",
+        "services[].alias",
+        "services[].command",
+        "services[].entrypoint",
+        "services[].environment",
+        "services[].name",
+        "services_tmpfs",
+        "shm_size",
+        "sysctls",
+        "tmpfs",
+        "ulimit",
+        "user",
+        "volume_keep",
+        "wait_for_services_timeout",
+    )
+}
 _REFUSED_OF_MANAGERS = {
     "check_interval": "is set by manager.checkInterval",
     "concurrent": "is set by manager.concurrent",
@@ -94,7 +158,17 @@ def _shell_mistake(shell: str) -> str | None:
 
 
 # What is wrong with a value of the right type, by key.
-_VALUES: Mapping[str, Callable[[Any], str | None]] = {"docker.cap_add": capability_mistake, "shell": _shell_mistake}
+_VALUES: Mapping[str, Callable[[Any], str | None]] = {
+    "docker.cap_add": capability_mistake,
+    "docker.container_labels": label_mistake,
+    "docker.oom_score_adjust": oom_score_mistake,
+    "docker.runtime": runtime_mistake,
+    "docker.sysctls": sysctl_mistake,
+    "docker.ulimit": ulimit_mistake,
+    "experimental.usage_logger.log_dir": log_folder_mistake,
+    "experimental.usage_logger.logrotate.log_dir": log_folder_mistake,
+    "shell": _shell_mistake,
+}
 
 _DURATION = r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$"
 _TEXT = {"type": "string"}
@@ -172,14 +246,15 @@ class Section:
     """A table of config.toml: `[[runners]]`, or what stands outside of it."""
 
     def __init__(self, prefix: str, refused: Mapping[str, str]) -> None:
-        self._refused = refused
         self._keys = {
             key.removeprefix(prefix): kind
             for key, kind in known_keys().items()
             if key.startswith(_RUNNER_PREFIX) == (prefix == _RUNNER_PREFIX)
         }
+        closed = (key for key in self._keys if key.startswith("docker.") and key not in FREE_OF_DOCKER)
+        self._refused = dict.fromkeys(closed, _LIMIT) | dict(refused)
         # What may be suggested: not what is refused.
-        self._free = [key for key in self._keys if "[]" not in key and key not in refused]
+        self._free = [key for key in self._keys if "[]" not in key and key not in self._refused]
 
     def checked(self, given: dict[str, Any]) -> dict[str, Any]:
         """What was given; raises pydantic's ValidationError with one error for each mistake."""
@@ -254,7 +329,7 @@ class Section:
         return f"; did you mean {matches[0]}?" if matches else ""
 
 
-OF_RUNNERS = Section(_RUNNER_PREFIX, _REFUSED_OF_RUNNERS)
+OF_RUNNERS = Section(_RUNNER_PREFIX, REFUSED_OF_RUNNERS)
 OF_MANAGERS = Section("", _REFUSED_OF_MANAGERS)
 
 RunnerKeys = Annotated[dict[str, Any], AfterValidator(OF_RUNNERS.checked), WithJsonSchema(OF_RUNNERS.schema())]

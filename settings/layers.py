@@ -22,6 +22,7 @@ import yaml
 
 from settings.advanced import OF_MANAGERS, OF_RUNNERS
 from settings.errors import NAMESPACE, SettingsError
+from settings.names import is_name, name_mistake
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "stacks"
@@ -164,8 +165,20 @@ def shown(file: Path) -> str:
 
 
 def stacks(folder: Path = FOLDER) -> list[str]:
-    """Names of all stacks that have a file."""
-    return sorted(file.name.removeprefix("Pulumi.").removesuffix(".yaml") for file in folder.glob("Pulumi.*.yaml"))
+    """Names of all stacks that have a file. One whose name no stack may have is none: see `misnamed`."""
+    return sorted(filter(is_name, map(_stack_of, folder.glob("Pulumi.*.yaml"))))
+
+
+def misnamed(folder: Path = FOLDER) -> list[str]:
+    """The files of stacks, teams and environments whose names they must not have, one line each."""
+    named = [(file, "stack", _stack_of(file)) for file in folder.glob("Pulumi.*.yaml")]
+    for kind in ("team", "environment"):
+        named += [(file, kind, file.name.removesuffix(".yaml")) for file in folder.glob(f"{kind}s/*.yaml")]
+    return [mistake for _, kind, name in sorted(named) if (mistake := name_mistake(f"stacks: {kind}", name))]
+
+
+def _stack_of(file: Path) -> str:
+    return file.name.removeprefix("Pulumi.").removesuffix(".yaml")
 
 
 def stack_file(stack: str, folder: Path = FOLDER) -> Path:
@@ -251,7 +264,8 @@ def is_hidden(location: Location, value: Any) -> bool:
 
 def _readings(stack: str) -> list[Owner]:
     words = stack.split("-")
-    return [Owner("-".join(words[:number]), "-".join(words[number:])) for number in range(1, len(words))]
+    readings = (Owner("-".join(words[:number]), "-".join(words[number:])) for number in range(1, len(words)))
+    return [reading for reading in readings if is_name(reading.team) and is_name(reading.environment)]
 
 
 def _missing(stack: str, owner: Owner | None, folder: Path) -> str | None:

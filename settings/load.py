@@ -1,7 +1,6 @@
 """Turns the raw configuration of a stack into Settings, or into one clear line for each mistake."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -14,7 +13,6 @@ from settings.errors import NAMESPACE, SettingsError
 from settings.hosts import host_name, host_names
 from settings.layers import Layers, Location, decoded
 from settings.model import (
-    LABEL,
     MAXIMUM_NAME_LENGTH,
     MAXIMUM_TEXT_LENGTH,
     NAME_SUFFIX_LENGTH,
@@ -37,6 +35,7 @@ from settings.model import (
     Ssh,
     Updates,
 )
+from settings.names import name_mistake
 
 # Values of `kind`, by the key that has one.
 _KINDS = {"host": ("openstack", "docker"), "cache": ("s3", "openstack")}
@@ -91,8 +90,8 @@ def load(stack: str, config: Mapping[str, str], layers: Layers | None = None) ->
 
 
 def _check_names(stack: str, settings: Settings) -> None:
-    if not re.fullmatch(LABEL, stack):
-        raise SettingsError(f"stack name {stack}: use lower-case letters, digits and hyphens: it is part of host names")
+    if (mistake := name_mistake("stack name", stack)) is not None:
+        raise SettingsError(mistake)
     container = f"{NAMESPACE}-{stack}-cache"
     named = isinstance(settings.cache, ObjectStoreCache) and settings.cache.container is None
     if named and len(container) > MAXIMUM_NAME_LENGTH:

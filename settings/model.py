@@ -630,8 +630,8 @@ class Runner(_Model):
     """No program in a job's container gains privileges, as sudo and su do; false for images that need them. Never on
     with `rootless`, whose tools need newuidmap. Services are started as their images say."""
     volumes: tuple[Volume, ...] = ("/cache",)
-    """Volumes of job containers, as in config.toml; no folder with the host's own secrets or devices, and what belongs
-    to the host's system only with `:ro`."""
+    """Volumes of job containers, as in config.toml: paths in the container; volumes whose names start with `jobs.`; of
+    the host, `/cache` and the folders right in `/srv` and `/mnt`, and with `:ro` its programs and CAs."""
     environment: dict[str, str] = Field(default_factory=dict)
     """Variables for every job."""
     registry_logins: dict[RegistryName, RegistryLogin] = Field(default_factory=dict)

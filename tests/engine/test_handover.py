@@ -16,7 +16,7 @@ from tests.engine.harness import NOTHING, ROOT, Project, Sandbox, at_once, wait_
 
 pytestmark = pytest.mark.docker
 CONCURRENT = 3
-SIGNALS = "signals"
+SIGNALS = "jobs.signals"
 
 
 @dataclass

@@ -660,9 +660,10 @@ def test_a_change_begins_where_its_branch_forked_off(tmp_path: Path) -> None:
     paths = ["app-dev", "größe-dev", "size-dev"]
     assert sorted(changed_files(tmp_path, "main")) == [f"stacks/Pulumi.{stack}.yaml" for stack in paths]
     with stacks_at(tmp_path, merge_base(tmp_path, "main")) as before:
-        assert before.names() == ["app-dev", "größe-dev"]
+        # No stack can be called größe-dev.
+        assert before.names() == ["app-dev"]
         found = touched(changed_files(tmp_path, "main"), before, Stacks(tmp_path))
-    assert found == Touched(["app-dev", "size-dev"], ["größe-dev"])
+    assert found == Touched(["app-dev", "size-dev"], [])
     with pytest.raises(GitError, match="GIT_DEPTH"):
         changed_files(tmp_path, "nowhere")
 

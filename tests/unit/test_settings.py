@@ -11,6 +11,7 @@ from jsonschema import Draft202012Validator
 
 from renderers.config_toml import Cache, ConfigToml, Dind, Limits, config_toml
 from settings import DockerHost, ObjectStoreCache, OpenStackHost, Prune, S3Cache, Settings, SettingsError, load
+from settings.advanced import FREE_OF_DOCKER, REFUSED_OF_RUNNERS, known_keys
 from settings.layers import owner_of
 from settings.reference import page
 from settings.schema import SCHEMAS, stack_file_schema
@@ -466,36 +467,86 @@ def test_limits_are_written_as_docker_takes_them() -> None:
 @pytest.mark.parametrize(
     ("volume", "line"),
     [
-        ("/:/host", "must not give / of the host to jobs: the host's own folders are in it; use another folder"),
-        ("/:/host:ro", "must not give / of the host to jobs"),
-        ("/var:/v:ro", "must not give /var of the host to jobs: the host's own folders are in it"),
-        ("/var/lib/:/v:ro", "must not give /var/lib of the host to jobs: the host's own folders are in it"),
-        ("/etc:/e:ro", "must not give /etc of the host to jobs: it holds the host's secrets or devices"),
-        ("/etc/../etc/shadow:/e:ro", "must not give /etc/shadow of the host to jobs: it holds the host's secrets"),
-        ("/etc/docker:/e:ro", "must not give /etc/docker of the host to jobs"),
-        ("//proc/1:/p:ro", "must not give /proc/1 of the host to jobs"),
         *[
-            (f"{folder}:/x:ro", f"must not give {folder} of the host to jobs: it holds the host's secrets or devices")
+            (
+                f"{folder}:/x:ro",
+                f"must not give {folder} of the host to jobs; use /cache or a folder right in /mnt or /srv",
+            )
             for folder in (
+                "/",
                 "/boot",
                 "/dev",
                 "/dev/sda",
+                "/dev/shm",
+                "/etc",
+                "/etc/docker",
+                "/etc/pki",
                 "/home/debian",
+                "/lib31",
+                "/mnt",
                 "/proc",
                 "/root",
                 "/run",
+                "/snap",
+                "/srv",
                 "/sys",
+                "/tmp",
+                "/var",
+                "/var/lib/cloud",
                 "/var/lib/docker",
                 "/var/lib/docker/volumes",
+                "/var/lib/dpkg",
+                "/var/lib/systemd",
+                "/var/log",
                 "/var/run",
                 "/var/spool/cron",
+                # A job that has the folder above it could put a link there.
+                "/cache/jobs",
+                "/srv/cache/jobs",
+                "/srv/$CI_PROJECT_NAME",
             )
         ],
+        ("/var/lib/:/v:ro", "must not give /var/lib of the host to jobs"),
+        ("/srv/../var/log:/v:ro", "must not give /var/log of the host to jobs"),
+        ("/etc/../etc/shadow:/e:ro", "must not give /etc/shadow of the host to jobs"),
+        ("/usr/../etc:/e:ro", "must not give /etc of the host to jobs"),
+        ("//proc/1:/p:ro", "must not give /proc/1 of the host to jobs"),
         ("/usr:/usr", "must not let jobs write /usr of the host; add :ro"),
+        ("/usr:/usr:ro,z", "must not let jobs write /usr of the host; add :ro, and no other mode"),
         ("/usr/local/bin:/b:rw", "must not let jobs write /usr/local/bin of the host; add :ro"),
+        ("/lib32:/l", "must not let jobs write /lib32 of the host; add :ro"),
         ("/etc/docker/certs.d:/c", "must not let jobs write /etc/docker/certs.d of the host; add :ro"),
         ("/run/docker.sock:/d:ro", "must not give docker.sock to jobs: it is root on the host; use builds: dind"),
         ("/srv/containerd.sock:/d", "must not give containerd.sock to jobs"),
+        # Of a manager, of the registry cache, of a job of another runner, and any other.
+        *[
+            (f"{name}:/x:ro", f"must not give the volume {name} to jobs; the names of theirs start with jobs.")
+            for name in (
+                "sandbox-1-std-1643016",
+                "jobs-1-app-1643016",
+                "sandbox-1-registry-cache-1643016",
+                "runner-t1_abc-project-1-concurrent-0-cache-3c3f060a0374fc8bc39395164f415a70",
+                "jobs",
+                "jobs.",
+                "jobs_data",
+                "Jobs.cache",
+                "jobs./../etc",
+                ".",
+                "./jobs.cache",
+                "..",
+                "~/cache",
+                "",
+                "jobs.ü",
+            )
+        ],
+        ("C:\\cache:/x", "must be a path in the container, or like"),
+        ("cache", "must be a path in the container, or like /srv/cache:/cache:ro"),
+        ("jobs.cache:cache", "must be a path in the container"),
+        ("jobs.cache:/", "must be a path in the container"),
+        ("/cache:ro", "must be a path in the container"),
+        ("jobs.a:/b:ro:rw", "has a mode that is none of"),
+        ("/srv/cache:/x:rshared", "has a mode that is none of ro, rw or z"),
+        ("/srv/cache:/x:", "has a mode that is none of ro, rw or z"),
     ],
 )
 def test_jobs_get_no_folder_with_which_they_would_have_the_host(volume: str, line: str) -> None:
@@ -506,7 +557,10 @@ def test_jobs_get_no_folder_with_which_they_would_have_the_host(volume: str, lin
     "volume",
     [
         "/cache",
-        "cache:/var/cache",
+        "jobs.cache:/var/cache",
+        "jobs.Cache_2-x:/var/cache:ro",
+        "/cache:/cache",
+        "/mnt/cache/:/cache:rw,z",
         "/srv/cache:/cache",
         "/srv/app.sock:/app.sock",
         "/usr:/usr:ro",
@@ -527,7 +581,11 @@ ADVANCED: dict[str, Any] = {
         "shm_size": 300000000,
         "helper_image_flavor": "ubuntu",
         "cap_drop": ["NET_RAW"],
-        "cap_add": ["SYS_PTRACE"],
+        "cap_add": ["SYS_PTRACE", "CAP_CHOWN", "ipc_lock"],
+        "sysctls": {"net.core.somaxconn": "1024", "kernel.shmmax": "1", "fs.mqueue.msg_max": "1"},
+        "container_labels": {"team": "x"},
+        "oom_score_adjust": 500,
+        "runtime": "runsc",
         "ulimit": {"nofile": "1024:2048"},
         "services": [{"name": "postgres:17", "alias": "db"}],
     },
@@ -606,7 +664,48 @@ def test_keys_of_config_toml_without_a_setting_go_through() -> None:
         ),
         (
             {"docker": {"cap_add": ["NET_ADMIN", "CAP_SYS_ADMIN"]}},
-            "docker.cap_add: must not have CAP_SYS_ADMIN, with which a job can take over the host; use builds: dind",
+            "docker.cap_add: must not have NET_ADMIN: with it a job is not kept to its container; besides Docker's own",
+        ),
+        *[
+            (
+                {"docker": {"cap_add": ["chown", name]}},
+                f"docker.cap_add: must not have {name}: with it a job is not kept",
+            )
+            for name in ("ALL", "AUDIT_CONTROL", "cap_sys_admin", "NEW_IN_LINUX", "SYSLOG", "SYS_NICE", "SYS_TIME")
+        ],
+        ({"docker": {"gpus": "all"}}, "docker.gpus: must not be set: it gives jobs devices of the host"),
+        (
+            {"docker": {"service_gpus": "all"}},
+            "docker.service_gpus: must not be set: it gives jobs devices",
+        ),
+        (
+            {"docker": {"links": ["x:y"]}},
+            "docker.links: must not be set: it tells jobs of other containers",
+        ),
+        (
+            {"docker": {"volume_driver": "x"}},
+            "docker.volume_driver: must not be set: it can give jobs folders",
+        ),
+        ({"docker": {"oom_kill_disable": True}}, "docker.oom_kill_disable: must not be set: a job without memory left"),
+        (
+            {"docker": {"oom_score_adjust": -1}},
+            "docker.oom_score_adjust: must be from 0 to 1000: the host's own",
+        ),
+        (
+            {"docker": {"runtime": "nvidia"}},
+            "docker.runtime: must be crun, kata, kata-runtime, runc or runsc",
+        ),
+        (
+            {"docker": {"sysctls": {"net.ipv4.ip_forward": "1", "kernel.core_pattern": "|/x"}}},
+            "docker.sysctls: must not have kernel.core_pattern; only settings of a container's own are possible",
+        ),
+        (
+            {"docker": {"ulimit": {"nofile": "9", "rtprio": "99"}}},
+            "docker.ulimit: must not have rtprio; there are core",
+        ),
+        (
+            {"docker": {"container_labels": {"a": "b", "gitlab-runners.stack": "x"}}},
+            "docker.container_labels: must not have gitlab-runners.stack; GitLab Runner's and the program's own labels",
         ),
         (
             {"docker": {"volume_driver_ops": {"type": "none", "o": "bind", "device": "/"}}},
@@ -630,10 +729,20 @@ def test_keys_of_config_toml_are_checked(advanced: dict[str, Any], line: str) ->
         ),
         ({"output_limit": 1}, "output_limit: GitLab Runner has no key output_limit in config.toml"),
         ({"session_server": {"session_timeout": "1800"}}, "session_server.session_timeout: must be a whole number"),
+        (
+            {"experimental": {"usage_logger": {"log_dir": "/var/log/../../host/run"}}},
+            "experimental.usage_logger.log_dir: must be a folder below /var/log of the manager's container",
+        ),
     ],
 )
 def test_global_keys_of_config_toml_are_checked(advanced: dict[str, Any], line: str) -> None:
     assert mistake(manager={"advanced": advanced}).startswith(f"gitlab-runners:manager.advanced.{line}")
+
+
+def test_every_key_for_jobs_containers_is_either_free_or_refused_for_a_reason() -> None:
+    known = {key.removeprefix("runners[].") for key in known_keys() if key.startswith("runners[].docker.")}
+    assert not FREE_OF_DOCKER & set(REFUSED_OF_RUNNERS)
+    assert known == FREE_OF_DOCKER | {key for key in REFUSED_OF_RUNNERS if key.startswith("docker.")}
 
 
 def test_what_the_program_writes_is_never_free_to_be_written_again() -> None:
