@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 import pulumi
+from pulumi.runtime.config import is_config_secret
 
 from clients import ClientError
 from clients.gitlab import GitLab, TokensUnknown, instance_url, token_expiries
@@ -36,7 +37,8 @@ USER_WAS_TOLD = 32
 def main() -> Fleet:
     """Declares the stack; what is wrong with it is said before the first resource."""
     stack = pulumi.get_stack()
-    layers = effective(stack, {key: str(value) for key, value in pulumi.runtime.config.get_config_env().items()})
+    own = {key: str(value) for key, value in pulumi.runtime.config.get_config_env().items()}
+    layers = effective(stack, own, encrypted={key for key in own if is_config_secret(key)})
     config = layers.config
     settings = load(stack, config, layers)
     for line in settings.warnings:
