@@ -25,9 +25,11 @@ class GitLabProvider(ResourceProvider):
     def gitlab(self, props: Mapping[str, Any]) -> "GitLab":
         """A client for the resource with these properties. Raises ClientError."""
         # Here, because every preview imports this module, and hardly any speaks to GitLab by it.
-        from clients.gitlab import CONFIGURATION, GitLab, instance_url  # noqa: PLC0415
+        from clients.gitlab import CONFIGURATION, GITLAB_COM, GitLab, instance_url  # noqa: PLC0415
         from settings.ownership import configuration  # noqa: PLC0415
 
         own = {key: self._config.get(f"gitlab:{key}") for key in CONFIGURATION}
-        config = configuration("gitlab", own, props.get("gitlab"))
-        return GitLab(instance_url(config, os.environ), config, os.environ)
+        shared = props.get("gitlab")
+        config = configuration("gitlab", own, shared)
+        url = instance_url(config, os.environ, GITLAB_COM if shared is None else None)
+        return GitLab(url, config, os.environ)
