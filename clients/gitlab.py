@@ -11,9 +11,11 @@ import requests
 from gitlab.exceptions import GitlabAuthenticationError, GitlabError
 
 from clients import ClientError
+from clients.origin import keep_credentials
 
 Scope = Literal["project_type", "group_type", "instance_type"]
-_DEFAULT_BASE_URL = "https://gitlab.com/api/v4"
+GITLAB_COM = "https://gitlab.com"
+"""The provider's default."""
 _TIMEOUT_SECONDS = 60
 _MOST_PER_PAGE = 100
 CONFIGURATION = ("baseUrl", "token", "insecure", "cacertFile")
@@ -35,9 +37,17 @@ _SYSTEM_ID = "gitlab-runners"
 _REFUSED_TOKEN = {requests.codes.forbidden, requests.codes.unprocessable}
 
 
-def instance_url(config: Mapping[str, str], environment: Mapping[str, str], default: str | None = None) -> str:
-    """GitLab's web URL from the gitlab provider's configuration (`baseUrl` or GITLAB_BASE_URL), else the `default`."""
-    base = config.get("baseUrl") or environment.get("GITLAB_BASE_URL") or default or _DEFAULT_BASE_URL
+def instance_url(config: Mapping[str, str], environment: Mapping[str, str], default: str | None = GITLAB_COM) -> str:
+    """GitLab's web URL from the gitlab provider's configuration (`baseUrl` or GITLAB_BASE_URL), else the `default`.
+
+    Raises ClientError where there is none of them: a token is sent to nobody whom no one has named.
+    """
+    base = config.get("baseUrl") or environment.get("GITLAB_BASE_URL") or default
+    if base is None:
+        raise ClientError(
+            "GitLab: no URL; set gitlab:baseUrl in the environment's file, or GITLAB_BASE_URL, "
+            f"for instance to {GITLAB_COM}/api/v4/"
+        )
     return base.rstrip("/").removesuffix("/api/v4")
 
 
@@ -60,7 +70,7 @@ def token_expiries(url: str, config: Mapping[str, str], tokens: Mapping[str, str
     once. Raises TokensUnknown, and ClientError with a line for each token that GitLab refuses.
     """
     answers: dict[str, datetime | _Refused | None] = {}
-    client = gitlab.Gitlab(url, ssl_verify=_ssl_verify(config), timeout=_TIMEOUT_SECONDS)
+    client = _client(url, config)
     for token in dict.fromkeys(tokens.values()):
         try:
             with _explained(url):
@@ -85,6 +95,14 @@ def token_expiries(url: str, config: Mapping[str, str], tokens: Mapping[str, str
     if refusals:
         raise ClientError("\n".join(refusals))
     return expiries
+
+
+def _client(url: str, config: Mapping[str, str], token: str | None = None) -> gitlab.Gitlab:
+    session = requests.Session()
+    keep_credentials(session, "set gitlab:baseUrl to it", url)
+    return gitlab.Gitlab(
+        url, private_token=token, ssl_verify=_ssl_verify(config), timeout=_TIMEOUT_SECONDS, session=session
+    )
 
 
 def _ssl_verify(config: Mapping[str, str]) -> bool | str:
@@ -118,7 +136,7 @@ class GitLab:
                 "GitLab: no token; set it with `pulumi config set --secret gitlab:token` or in GITLAB_TOKEN"
             )
         self.url = url
-        self._client = gitlab.Gitlab(url, private_token=token, ssl_verify=_ssl_verify(config), timeout=_TIMEOUT_SECONDS)
+        self._client = _client(url, config, token)
         self._scopes: set[str] | None = None
         self._pages: dict[tuple[Scope, int | None], str | None] = {}
         self._runners: dict[tuple[Scope, int | None], list[dict[str, Any]]] = {}

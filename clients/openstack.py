@@ -21,6 +21,7 @@ import openstack.exceptions
 from openstack.connection import Connection
 
 from clients import ClientError
+from clients.origin import keep_credentials
 
 # The provider's configuration keys, and what openstacksdk calls them inside `auth`.
 _AUTH = {
@@ -136,6 +137,8 @@ def connect(config: Mapping[str, str]) -> Connection:
         options["verify"] = False
     with explained():
         connection = openstack.connect(api_timeout=_TIMEOUT_SECONDS, **options)
+        # The first request goes to auth_url, the others to where Keystone says that the services are.
+        keep_credentials(connection.session.session, "set the cloud's auth_url, or its endpoint, to it")
         try:
             connection.session.get_token()
         except Exception as error:

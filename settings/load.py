@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from settings.advanced import ERROR_TYPE as ADVANCED
 from settings.errors import NAMESPACE, SettingsError
 from settings.hosts import host_name, host_names
-from settings.layers import Layers, Location, decoded
+from settings.layers import Layers, decoded
 from settings.model import (
     MAXIMUM_NAME_LENGTH,
     MAXIMUM_TEXT_LENGTH,
@@ -36,6 +36,7 @@ from settings.model import (
     Updates,
 )
 from settings.names import name_mistake
+from settings.yaml_file import Location
 
 # Values of `kind`, by the key that has one.
 _KINDS = {"host": ("openstack", "docker"), "cache": ("s3", "openstack")}
@@ -77,7 +78,7 @@ def load(stack: str, config: Mapping[str, str], layers: Layers | None = None) ->
             f"{NAMESPACE}: stack {stack} has no configuration; is there a file stacks/Pulumi.{stack}.yaml?"
         )
     try:
-        settings = Settings.model_validate_json(json.dumps(raw))
+        settings = Settings.model_validate_json(json.dumps(raw), by_alias=True, by_name=False)
     except ValidationError as error:
         # The input is left out: it may hold a token.
         raise SettingsError("\n".join(_lines(error.errors(include_url=False), layers))) from None

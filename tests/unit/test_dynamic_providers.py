@@ -155,16 +155,19 @@ def clouds(monkeypatch: pytest.MonkeyPatch) -> Asked:
 @pytest.mark.parametrize(
     ("properties", "config"),
     [
-        ({"cloud": LAYERS}, {"cloud": "prod", "region": "own"}),
-        ({}, {"region": "own"}),
+        ({"cloud": LAYERS}, LAYERS | {"userName": "own"}),
+        ({"cloud": {}}, {"userName": "own"}),
+        ({}, {"region": "own", "authUrl": "https://stranger.example", "userName": "own"}),
     ],
-    ids=["layers", "no layers"],
+    ids=["layers", "layers that say nothing", "no layers"],
 )
 def test_a_refresh_asks_the_cloud_of_the_layers(
     clouds: Asked, properties: dict[str, Any], config: dict[str, str]
 ) -> None:
     provider = _DeclaredRulesProvider()
-    provider.configure(own(openstack__region="own"))
+    provider.configure(
+        own(openstack__region="own", openstack__authUrl="https://stranger.example", openstack__userName="own")
+    )
     provider.read("group", {"rules": [], **properties})
     assert clouds == [config]
 
@@ -192,7 +195,7 @@ def test_the_end_of_jobs_is_asked_of_the_gitlab_of_the_layers(monkeypatch: pytes
 
     monkeypatch.setattr("clients.gitlab.GitLab", gitlab)
     provider = _JobsEndedProvider()
-    provider.configure(own(gitlab__token="glpat-own"))
+    provider.configure(own(gitlab__token="glpat-own", gitlab__baseUrl="https://stranger.example"))
     shared = {"baseUrl": "https://gitlab.example/api/v4/"}
     provider.delete("7", {"runner": "7", "grace": 600, "gitlab": shared})
     assert asked == [("https://gitlab.example", shared | {"token": "glpat-own"})]

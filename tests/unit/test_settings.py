@@ -348,6 +348,8 @@ def test_the_cache_is_set_in_one_place() -> None:
             {"host": {"kind": "docker", "url": "ssh://ops@docker.example", "metricsFrom": ["192.0.2.7/32"]}},
             "host.metricsFrom: is only there for kind: openstack",
         ),
+        ({"host": HOST | {"ssh": {"jump_host": "x"}}}, "host.ssh.jump_host: unknown key; did you mean jumpHost?"),
+        ({"gitlab_url": "https://gitlab.example"}, "gitlab_url: unknown key; did you mean gitlabUrl?"),
         ({"host": HOST | {"sshFrom": ["::/0"]}}, 'host.sshFrom[0]: "::/0": lets the whole internet'),
         (
             {"host": HOST | {"dockerVolume": {"size": 0}}},
@@ -931,6 +933,9 @@ def underlined(schema: str, file: dict[str, Any]) -> bool:
         ("team", {"config": {"gitlab-runners:host": {"proxy": {"http": "http://proxy.example"}}}}),
         ("team-stack", {"config": {"gitlab-runners:runners": {"app": {"token": {"secure": "v1:abc"}}}}}),
         ("team-stack", {"config": {"gitlab:token": {"secure": "v1:abc"}}, "encryptionsalt": "v1:abc"}),
+        ("team-stack", {"config": {"gitlab-runners:host": {"ssh": {"user": "ubuntu", "port": 2222}}}}),
+        ("environment", {"config": {"gitlab-runners:host": {"ssh": {"jumpHost": "bastion"}}}, "allow": []}),
+        ("environment", {"allow": ["gitlab-runners:host.ssh.identityFile", "openstack:authUrl"]}),
     ],
 )
 def test_a_layer_may_say_a_part(schema: str, file: dict[str, Any]) -> None:
@@ -952,6 +957,16 @@ def test_a_layer_may_say_a_part(schema: str, file: dict[str, Any]) -> None:
         ("team", {"gitlab": {"projects": ["payments/app"]}}),
         ("team-stack", {"config": {"gitlab-runners:runner": {}}}),
         ("team-stack", {"gitlab": {"projects": [1]}}),
+        ("team-stack", {"config": {"gitlab:token": "glpat"}}),
+        ("team-stack", {"config": {"gitlab:baseUrl": "https://gitlab.example"}}),
+        ("team-stack", {"config": {"gitlab-runners:gitlabUrl": "https://gitlab.example"}}),
+        ("team-stack", {"config": {"gitlab-runners:host": {"kind": "docker"}}}),
+        ("team-stack", {"config": {"gitlab-runners:host": {"ssh": {"jumpHost": "bastion"}}}}),
+        ("team-stack", {"unknown": {}}),
+        ("team", {"config": {"gitlab-runners:host": {"ssh": {"options": {"Compression": "yes"}}}}}),
+        ("team", {"allow": []}),
+        ("environment", {"allow": ["gitlab:token"]}),
+        ("stack", {"config": {"gitlab-runners:host": {}, "gitlab-runners:runners": {}}, "unknown": {}}),
     ],
 )
 def test_a_layer_is_offered_nothing_that_it_may_not_say(schema: str, file: dict[str, Any]) -> None:
