@@ -31,8 +31,7 @@ class _DeclaredRulesProvider(OpenStackProvider):
         return ReadResult(id_, props | {"undeclared": undeclared})
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        # Not sorted: in a preview a rule that is new is Unknown, which has no order.
-        olds, news = (props | {"rules": set(props["rules"])} for props in (_olds, _news))
+        olds, news = (props | {"rules": _unordered(props["rules"])} for props in (_olds, _news))
         result = super().diff(_id, olds, news)
         result.changes = result.changes or bool(_olds["undeclared"])
         return result
@@ -43,6 +42,12 @@ class _DeclaredRulesProvider(OpenStackProvider):
                 for rule in _olds["undeclared"]:
                     cloud.network.delete_security_group_rule(rule)
         return UpdateResult(_news | {"undeclared": {}})
+
+
+def _unordered(rules: Any) -> Any:
+    """The rules as a set, which a preview's Unknown among them can be in. All of them are one Unknown where the engine
+    asks what would follow if a rule was replaced."""
+    return set(rules) if isinstance(rules, list) else rules
 
 
 def _described(rule: "SecurityGroupRule") -> str:
