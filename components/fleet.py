@@ -306,8 +306,7 @@ class Fleet(pulumi.ComponentResource):
         """The host with the tags that name its owner."""
         if self._args.shared is None:
             return host
-        named = vars(self._args.shared.owner)
-        return host.model_copy(update={"tags": (*host.tags, *(f"{key}={value}" for key, value in named.items()))})
+        return host.model_copy(update={"tags": (*host.tags, *self._args.shared.owner.tags)})
 
     def _existing(self, host: DockerHost) -> _Host:
         (name,) = host_names(self._args.stack, 1)
