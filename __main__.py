@@ -13,13 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 import pulumi
+from pulumi.runtime.config import is_config_secret
 
 from clients import ClientError
-from clients.gitlab import GitLab, TokensUnknown, instance_url, token_expiries
+from clients.doubles import check_no_doubles
+from clients.gitlab import GITLAB_COM, GitLab, TokensUnknown, instance_url, token_expiries
 from clients.lookups import look_up
 from clients.openstack import Catalogue, connect
 from clients.quotas import check_quotas
 from clients.readiness import engine_ready
+from clients.state import State, StateUnknown, backend, exported
 from components.abort import ABORT_JOBS, aborts_jobs
 from components.docker_connection import options_for
 from components.fleet import Fleet, FleetArgs, Shared
@@ -36,7 +39,9 @@ USER_WAS_TOLD = 32
 def main() -> Fleet:
     """Declares the stack; what is wrong with it is said before the first resource."""
     stack = pulumi.get_stack()
-    layers = effective(stack, {key: str(value) for key, value in pulumi.runtime.config.get_config_env().items()})
+    state = State(exported("/".join((pulumi.get_organization(), pulumi.get_project(), stack)))).begin()
+    own = {key: str(value) for key, value in pulumi.runtime.config.get_config_env().items()}
+    layers = effective(stack, own, encrypted={key for key in own if is_config_secret(key)})
     config = layers.config
     settings = load(stack, config, layers)
     for line in settings.warnings:
@@ -48,12 +53,15 @@ def main() -> Fleet:
     if layers.owner is not None:
         said = {name: _in_namespace(name, layers.shared_config) for name in providers}
         shared = Shared(layers.owner, providers["openstack"], **said)
-    url = instance_url(providers["gitlab"], os.environ)
+    default = GITLAB_COM if layers.owner is None else None
     gitlab = None
     if any(runner.scope is not None for runner in settings.runners.values()):
+        url = instance_url(providers["gitlab"], os.environ, default)
         gitlab = GitLab(url, providers["gitlab"], os.environ)
         gitlab.check_token()
-    own_tokens = _own_tokens(settings, providers["gitlab"])
+    else:
+        url = instance_url(providers["gitlab"], os.environ, settings.gitlab_url or default)
+    own_tokens = _own_tokens(settings, providers["gitlab"], settings.gitlab_url or url)
     host = settings.host
     if isinstance(host, DockerHost):
         # In a thread: the program itself runs inside an event loop.
@@ -62,6 +70,10 @@ def main() -> Fleet:
     catalogue = Catalogue(lambda: connect(providers["openstack"]))
     lookups = look_up(stack, settings, catalogue, gitlab, preview=pulumi.runtime.is_dry_run())
     if isinstance(host, OpenStackHost) and catalogue.is_connected:
+        try:
+            check_no_doubles(pulumi.get_project(), stack, catalogue, state, backend)
+        except StateUnknown as error:
+            pulumi.log.warn(f"{error}; what an interrupted update may have left is not removed")
         for line in check_quotas(stack, host, lookups, catalogue):
             pulumi.log.warn(line)
     fleet = Fleet(
@@ -71,7 +83,7 @@ def main() -> Fleet:
             stack=stack,
             settings=settings,
             lookups=lookups,
-            leftovers=Leftovers(catalogue, gitlab),
+            leftovers=Leftovers(catalogue, gitlab, state),
             gitlab_config=providers["gitlab"],
             gitlab_url=settings.gitlab_url or url,
             token_expiry=gitlab.token_expiry if gitlab is not None else None,
@@ -86,11 +98,11 @@ def main() -> Fleet:
     return fleet
 
 
-def _own_tokens(settings: Settings, config: Mapping[str, str]) -> Mapping[str, datetime | None]:
+def _own_tokens(settings: Settings, config: Mapping[str, str], url: str) -> Mapping[str, datetime | None]:
     """When the tokens expire that runners were given. Where GitLab does not tell, all else works without it."""
     tokens = {name: each.token.get_secret_value() for name, each in settings.runners.items() if each.token is not None}
     try:
-        return token_expiries(instance_url(config, os.environ, settings.gitlab_url), config, tokens) if tokens else {}
+        return token_expiries(instance_url(config, os.environ, url), config, tokens) if tokens else {}
     except TokensUnknown as error:
         pulumi.log.warn(f"cannot tell when the tokens of {', '.join(tokens)} expire: {error}")
         return {}

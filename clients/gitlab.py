@@ -11,9 +11,11 @@ import requests
 from gitlab.exceptions import GitlabAuthenticationError, GitlabError
 
 from clients import ClientError
+from clients.origin import keep_credentials
 
 Scope = Literal["project_type", "group_type", "instance_type"]
-_DEFAULT_BASE_URL = "https://gitlab.com/api/v4"
+GITLAB_COM = "https://gitlab.com"
+"""The provider's default."""
 _TIMEOUT_SECONDS = 60
 _MOST_PER_PAGE = 100
 CONFIGURATION = ("baseUrl", "token", "insecure", "cacertFile")
@@ -23,6 +25,11 @@ _CREATE = {"create_runner", "api"}
 _MANAGE = {"manage_runner", "api"}
 # Listing runners, which finding what an interrupted run left behind needs.
 _LIST = {"read_api", "api"}
+_RUNNERS_PATHS: dict[Scope, str] = {
+    "project_type": "/projects/{}/runners",
+    "group_type": "/groups/{}/runners",
+    "instance_type": "/runners/all",
+}
 _TOKEN_EXPIRY = "query($id: CiRunnerID!) { runner(id: $id) { tokenExpiresAt } }"
 # GitLab notes who verifies a token as one of its runner's managers: always the same one.
 _SYSTEM_ID = "gitlab-runners"
@@ -30,9 +37,17 @@ _SYSTEM_ID = "gitlab-runners"
 _REFUSED_TOKEN = {requests.codes.forbidden, requests.codes.unprocessable}
 
 
-def instance_url(config: Mapping[str, str], environment: Mapping[str, str], default: str | None = None) -> str:
-    """GitLab's web URL from the gitlab provider's configuration (`baseUrl` or GITLAB_BASE_URL), else the `default`."""
-    base = config.get("baseUrl") or environment.get("GITLAB_BASE_URL") or default or _DEFAULT_BASE_URL
+def instance_url(config: Mapping[str, str], environment: Mapping[str, str], default: str | None = GITLAB_COM) -> str:
+    """GitLab's web URL from the gitlab provider's configuration (`baseUrl` or GITLAB_BASE_URL), else the `default`.
+
+    Raises ClientError where there is none of them: a token is sent to nobody whom no one has named.
+    """
+    base = config.get("baseUrl") or environment.get("GITLAB_BASE_URL") or default
+    if base is None:
+        raise ClientError(
+            "GitLab: no URL; set gitlab:baseUrl in the environment's file, or GITLAB_BASE_URL, "
+            f"for instance to {GITLAB_COM}/api/v4/"
+        )
     return base.rstrip("/").removesuffix("/api/v4")
 
 
@@ -55,7 +70,7 @@ def token_expiries(url: str, config: Mapping[str, str], tokens: Mapping[str, str
     once. Raises TokensUnknown, and ClientError with a line for each token that GitLab refuses.
     """
     answers: dict[str, datetime | _Refused | None] = {}
-    client = gitlab.Gitlab(url, ssl_verify=_ssl_verify(config), timeout=_TIMEOUT_SECONDS)
+    client = _client(url, config)
     for token in dict.fromkeys(tokens.values()):
         try:
             with _explained(url):
@@ -80,6 +95,14 @@ def token_expiries(url: str, config: Mapping[str, str], tokens: Mapping[str, str
     if refusals:
         raise ClientError("\n".join(refusals))
     return expiries
+
+
+def _client(url: str, config: Mapping[str, str], token: str | None = None) -> gitlab.Gitlab:
+    session = requests.Session()
+    keep_credentials(session, "set gitlab:baseUrl to it", url)
+    return gitlab.Gitlab(
+        url, private_token=token, ssl_verify=_ssl_verify(config), timeout=_TIMEOUT_SECONDS, session=session
+    )
 
 
 def _ssl_verify(config: Mapping[str, str]) -> bool | str:
@@ -113,10 +136,10 @@ class GitLab:
                 "GitLab: no token; set it with `pulumi config set --secret gitlab:token` or in GITLAB_TOKEN"
             )
         self.url = url
-        self._client = gitlab.Gitlab(url, private_token=token, ssl_verify=_ssl_verify(config), timeout=_TIMEOUT_SECONDS)
+        self._client = _client(url, config, token)
         self._scopes: set[str] | None = None
         self._pages: dict[tuple[Scope, int | None], str | None] = {}
-        self._unused: dict[tuple[Scope, int | None], list[dict[str, Any]]] = {}
+        self._runners: dict[tuple[Scope, int | None], list[dict[str, Any]]] = {}
         self._listing = Lock()
 
     def check_token(self) -> None:
@@ -140,23 +163,33 @@ class GitLab:
         """Whether the token may list runners."""
         return self._scopes is None or bool(_LIST & self._scopes)
 
-    def unused_runners(self, scope: Scope, owner: int | None, description: str) -> list[int]:
-        """Ids of runners with this exact description that no manager had contacted when this was first asked.
+    def runners(self, scope: Scope, owner: int | None, description: str) -> dict[int, bool]:
+        """Ids of an owner's runners with this exact description, and whether no manager ever contacted GitLab.
 
-        `owner` is the project's or group's id, None for instance runners. Each owner's are listed once: the runners
-        that are registered in the meantime would make the list longer for each of them.
+        `owner` is the project's or group's id, None for instance runners. Each owner's are listed once, when this is
+        first asked: the runners that are registered in the meantime would make the list longer for each of them.
         """
-        path = {"project_type": f"/projects/{owner}/runners", "group_type": f"/groups/{owner}/runners"}.get(
-            scope, "/runners/all"
-        )
         with self._listing, _explained(self.url):
-            if (scope, owner) not in self._unused:
-                self._unused[scope, owner] = list(
-                    self._client.http_list(
-                        path, get_all=True, per_page=_MOST_PER_PAGE, type=scope, status="never_contacted"
-                    )
-                )
-            return [runner["id"] for runner in self._unused[scope, owner] if runner["description"] == description]
+            if (scope, owner) not in self._runners:
+                path = _RUNNERS_PATHS[scope].format(owner)
+                found = self._client.http_list(path, get_all=True, per_page=_MOST_PER_PAGE, type=scope)
+                self._runners[scope, owner] = list(found)
+            described = [each for each in self._runners[scope, owner] if each["description"] == description]
+        # A group's list has the runners of the groups above it too (GitLab docs, "Runners API").
+        return {
+            int(each["id"]): each["status"] == "never_contacted"
+            for each in described
+            if scope != "group_type" or self._belongs_to_group(int(each["id"]), owner)
+        }
+
+    def _belongs_to_group(self, runner: int, group: int | None) -> bool:
+        try:
+            groups = self._get(f"/runners/{runner}").get("groups") or []
+        except _Refused as refused:
+            if refused.status in {requests.codes.forbidden, requests.codes.not_found}:
+                return False
+            raise
+        return group in {each["id"] for each in groups}
 
     def has_running_jobs(self, runner: int) -> bool:
         """Whether a runner has jobs that run; one that is gone has none."""
@@ -196,7 +229,7 @@ class GitLab:
             self._client.runners.delete(runner)
 
     def runners_url(self, scope: Scope, owner: int | None) -> str | None:
-        """URL below which the pages of an owner's runners lie; `owner` as in `unused_runners`. Each is asked for once.
+        """URL below which the pages of an owner's runners lie; `owner` as in `runners`. Each is asked for once.
 
         It needs the path of the project or group, which only a token with read_api may read: else it is None.
         """

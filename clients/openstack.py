@@ -21,6 +21,7 @@ import openstack.exceptions
 from openstack.connection import Connection
 
 from clients import ClientError
+from clients.origin import keep_credentials
 
 # The provider's configuration keys, and what openstacksdk calls them inside `auth`.
 _AUTH = {
@@ -45,11 +46,12 @@ _AUTH = {
 _CONNECTION = {"cloud": "cloud", "region": "region_name", "cacertFile": "cacert", "cert": "cert", "key": "key"}
 CONFIGURATION = (*_AUTH, *_CONNECTION, "insecure")
 """Keys of the provider's configuration that `connect` takes."""
+PROJECT_METADATA = "pulumi-project"
 STACK_METADATA = "pulumi-stack"
-"""Key of the metadata that name the stack of a machine and its volume."""
+"""Keys of the metadata that name the project and the stack of a machine and its volume."""
 _TIMEOUT_SECONDS = 60
-# Status of a server that is being made, or that could not be made (Compute API, "Server status").
-_UNFINISHED = frozenset({"BUILD", "ERROR"})
+UNFINISHED = frozenset({"BUILD", "ERROR"})
+"""Status of a server that is being made, or that could not be made (Compute API, "Server status")."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,18 @@ class Network:
 
 @dataclass(frozen=True)
 class Server:
-    """A Nova server: whether it is past its creation, its flavor's name or id, its image's id and its zone.
+    """A Nova server: whether it is past its creation, its flavor's name or id, its image's id, zone and metadata.
 
     `image` is None for one that boots from a volume.
     """
 
+    id: str
     name: str
     finished: bool
     flavor: str
     image: str | None
     zone: str
+    metadata: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,8 @@ def connect(config: Mapping[str, str]) -> Connection:
         options["verify"] = False
     with explained():
         connection = openstack.connect(api_timeout=_TIMEOUT_SECONDS, **options)
+        # The first request goes to auth_url, the others to where Keystone says that the services are.
+        keep_credentials(connection.session.session, "set the cloud's auth_url, or its endpoint, to it")
         try:
             connection.session.get_token()
         except Exception as error:
@@ -192,11 +198,13 @@ class Catalogue:
                 found = list(self.connection.compute.servers(name=f"^{re.escape(prefix)}"))
             servers = [
                 Server(
+                    server.id,
                     server.name,
-                    server.status not in _UNFINISHED,
+                    server.status not in UNFINISHED,
                     str(server.flavor.id),
                     server.image.id if server.image else None,
                     server.availability_zone or "",
+                    server.metadata or {},
                 )
                 for server in found
             ]

@@ -44,7 +44,8 @@ def ssh_options(
 
     The host's key is always checked: against `host_key` ("ssh-ed25519 AAAA…"), which travels in the options themselves
     so that no known_hosts file is needed on the next machine, or, when that is None, against the user's known_hosts.
-    All clients share one connection (ControlMaster). Options: ssh_config(5); KnownHostsCommand needs OpenSSH 8.5.
+    All clients share one connection (ControlMaster). `options` are those of `settings.ssh`, which replace defaults and
+    loosen no check. Options: ssh_config(5); KnownHostsCommand needs OpenSSH 8.5.
     """
     settings = {"StrictHostKeyChecking": "yes"}
     if host_key is not None:
@@ -53,6 +54,7 @@ def ssh_options(
             "UserKnownHostsFile": "/dev/null",
             "GlobalKnownHostsFile": "/dev/null",
         }
+    checks = dict(settings)
     settings |= {
         "BatchMode": "yes",
         "ConnectTimeout": str(_CONNECT_TIMEOUT_SECONDS),
@@ -63,11 +65,11 @@ def ssh_options(
         "ControlPersist": str(_PERSIST_SECONDS),
         "ServerAliveInterval": "30",
     }
+    settings |= dict(options or {}) | checks
     if jump_host is not None:
         settings["ProxyJump"] = jump_host
     if identity_file is not None:
         settings["IdentityFile"] = identity_file
-    settings |= {key: value for key, value in (options or {}).items() if key not in settings}
     return [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
 
 

@@ -43,7 +43,8 @@ class Cache(pulumi.ComponentResource):
                 metadata=args.metadata,
                 # All of it can be made again.
                 force_destroy=True,
-                opts=args.leftovers.before_create(self),
+                # Two cannot have one name.
+                opts=args.leftovers.before_create(self, delete_before_replace=True),
             ).name
             credential = openstack.identity.Ec2CredentialV3(name, opts=args.leftovers.of_credential(self))
             keys = (credential.access, credential.secret)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 
 class _DeclaredRulesProvider(OpenStackProvider):
+    found = frozenset({"undeclared"})
+    replacing = frozenset({"group"})
+
     def create(self, props: dict[str, Any]) -> CreateResult:
         return CreateResult(str(props["group"]), props | {"undeclared": {}})
 
@@ -28,11 +31,10 @@ class _DeclaredRulesProvider(OpenStackProvider):
         return ReadResult(id_, props | {"undeclared": undeclared})
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        # Not sorted: in a preview a rule that is new is Unknown, which has no order.
-        changed = bool(_olds["undeclared"]) or set(_olds["rules"]) != set(_news["rules"])
-        changed = changed or _olds.get("cloud") != _news.get("cloud")
-        replaced = _olds["group"] != _news["group"]
-        return DiffResult(changes=changed or replaced, replaces=["group"] if replaced else [])
+        olds, news = (props | {"rules": _unordered(props["rules"])} for props in (_olds, _news))
+        result = super().diff(_id, olds, news)
+        result.changes = result.changes or bool(_olds["undeclared"])
+        return result
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         if _olds["undeclared"]:
@@ -40,6 +42,12 @@ class _DeclaredRulesProvider(OpenStackProvider):
                 for rule in _olds["undeclared"]:
                     cloud.network.delete_security_group_rule(rule)
         return UpdateResult(_news | {"undeclared": {}})
+
+
+def _unordered(rules: Any) -> Any:
+    """The rules as a set, which a preview's Unknown among them can be in. All of them are one Unknown where the engine
+    asks what would follow if a rule was replaced."""
+    return set(rules) if isinstance(rules, list) else rules
 
 
 def _described(rule: "SecurityGroupRule") -> str:

@@ -191,7 +191,7 @@ class DockerConnection(pulumi.ComponentResource):
 
 def options_for(ssh: Ssh, host_key: str | None) -> list[str]:
     """`ssh` options from a host's settings."""
-    return ssh_options(host_key, jump_host=ssh.jump_host, identity_file=ssh.identity_file, options=ssh.options)
+    return ssh_options(host_key, jump_host=ssh.jump_host, identity_file=ssh.identity_file, options=ssh.usual_options)
 
 
 def _bracketed(address: str) -> str:

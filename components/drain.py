@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, Resource, UpdateResult
+from pulumi.dynamic import CreateResult, Resource
 
 from clients import ClientError
 from clients.ssh import SSH_FAILED, Login, run
@@ -30,15 +30,10 @@ _ABORT_SECONDS = 60
 
 
 class _DrainProvider(OpenStackProvider):
+    replacing = frozenset({"server"})
+
     def create(self, props: dict[str, Any]) -> CreateResult:
         return CreateResult(str(props["server"]), dict(props))
-
-    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        changed = [key for key, value in _news.items() if not key.startswith("__") and _olds.get(key) != value]
-        return DiffResult(changes=bool(changed), replaces=[key for key in changed if key == "server"])
-
-    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        return UpdateResult(dict(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         # SSH would wait for a minute and more for a machine that cannot answer.

@@ -9,7 +9,7 @@ from typing import Any
 import pulumi
 
 from clients.lookups import Lookups
-from clients.openstack import STACK_METADATA
+from clients.openstack import PROJECT_METADATA, STACK_METADATA
 from components.cache import Cache, CacheArgs
 from components.docker_connection import STACK_LABEL, DockerConnection, DockerConnectionArgs
 from components.drain import SERVER_LABEL, Drain, DrainArgs
@@ -135,7 +135,7 @@ class Fleet(pulumi.ComponentResource):
                     provider=provider,
                     token_expiry=args.token_expiry,
                     own_token_expiry=args.own_tokens.get(runner_name),
-                    shared=(args.shared.gitlab or None) if args.shared is not None else None,
+                    shared=args.shared.gitlab if args.shared is not None else None,
                 ),
                 opts=pulumi.ResourceOptions(parent=self),
             )
@@ -237,7 +237,7 @@ class Fleet(pulumi.ComponentResource):
     def _metadata(self) -> dict[str, str]:
         args = self._args
         named = vars(args.shared.owner) if args.shared is not None else {}
-        return {"pulumi-project": args.project, STACK_METADATA: args.stack} | named
+        return {PROJECT_METADATA: args.project, STACK_METADATA: args.stack} | named
 
     def _machines(self, host: OpenStackHost) -> list[_Host]:
         args = self._args
@@ -250,7 +250,6 @@ class Fleet(pulumi.ComponentResource):
                 host=host,
                 description=description,
                 leftovers=args.leftovers,
-                unfinished=self._unfinished(host),
                 cloud=cloud,
             ),
             opts=pulumi.ResourceOptions(parent=self, providers=self._openstack),
@@ -300,14 +299,10 @@ class Fleet(pulumi.ComponentResource):
                 description=f"{args.project}, stack {args.stack}, workers of {name}",
                 access=args.lookups.cloud,
                 leftovers=args.leftovers,
-                unfinished=self._unfinished(host),
                 cloud=args.shared.openstack if args.shared is not None else None,
             ),
             opts=pulumi.ResourceOptions(parent=self, providers=self._openstack),
         )
-
-    def _unfinished(self, host: OpenStackHost) -> bool:
-        return self._args.lookups.unfinished_machines.issuperset(hosts_of(self._args.stack, host))
 
     def _tagged(self, host: OpenStackHost) -> OpenStackHost:
         """The host with the tags that name its owner."""

@@ -2,18 +2,21 @@
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pulumi.dynamic import Config, ConfigureRequest, ResourceProvider
+from pulumi.dynamic import Config, ConfigureRequest
+
+from components.dynamic import Provider
 
 if TYPE_CHECKING:
     from clients.gitlab import GitLab
 
 
-class GitLabProvider(ResourceProvider):
+class GitLabProvider(Provider):
     """Takes the stack's configuration of the gitlab provider, so that both speak to the same GitLab.
 
-    What the stack's layers say of it is in a resource's property `gitlab`.
+    What the stack's layers say of it is in a resource's property `gitlab`, None for a stack without layers. Where there
+    are layers, the stack's own configuration says who logs in and not where: a `destroy` hands it over unchecked.
     """
 
     _config: Config
@@ -21,13 +24,14 @@ class GitLabProvider(ResourceProvider):
     def configure(self, req: ConfigureRequest) -> None:
         self._config = req.config
 
-    def gitlab(self, props: Mapping[str, object]) -> "GitLab":
+    def gitlab(self, props: Mapping[str, Any]) -> "GitLab":
         """A client for the resource with these properties. Raises ClientError."""
         # Here, because every preview imports this module, and hardly any speaks to GitLab by it.
-        from clients.gitlab import CONFIGURATION, GitLab, instance_url  # noqa: PLC0415
+        from clients.gitlab import CONFIGURATION, GITLAB_COM, GitLab, instance_url  # noqa: PLC0415
+        from settings.ownership import configuration  # noqa: PLC0415
 
-        found = {key: self._config.get(f"gitlab:{key}") for key in CONFIGURATION}
-        own = {key: str(value) for key, value in found.items() if value is not None}
+        own = {key: self._config.get(f"gitlab:{key}") for key in CONFIGURATION}
         shared = props.get("gitlab")
-        config = {**(shared if isinstance(shared, dict) else {}), **own}
-        return GitLab(instance_url(config, os.environ), config, os.environ)
+        config = configuration("gitlab", own, shared)
+        url = instance_url(config, os.environ, GITLAB_COM if shared is None else None)
+        return GitLab(url, config, os.environ)

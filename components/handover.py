@@ -12,12 +12,13 @@ from typing import Any
 from uuid import uuid4
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, Resource, ResourceProvider, UpdateResult
+from pulumi.dynamic import CreateResult, DiffResult, Resource, UpdateResult
 
 from clients.managers import Engine, hand_over
+from components.dynamic import Provider
 
 
-class _HandoverProvider(ResourceProvider):
+class _HandoverProvider(Provider):
     def create(self, props: dict[str, Any]) -> CreateResult:
         _hand_over(props)
         return CreateResult(uuid4().hex, dict(props))
@@ -27,7 +28,7 @@ class _HandoverProvider(ResourceProvider):
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         _hand_over(_news)
-        return UpdateResult(dict(_news))
+        return super().update(_id, _olds, _news)
 
 
 def _hand_over(props: dict[str, Any]) -> None:

@@ -16,16 +16,13 @@ from settings.networks import spellings
 
 @dataclass(frozen=True)
 class HostGroupArgs:
-    """`description` marks what is made, for people and for finding what an interrupted update left behind.
-
-    `unfinished` says that no job can be running on any of the hosts, as in VirtualMachineArgs. `cloud` is what the
-    stack's layers say of the openstack provider.
+    """`description` marks what is made, for people and for finding what an interrupted update left behind. `cloud` is
+    what the stack's layers say of the openstack provider.
     """
 
     host: OpenStackHost
     description: str
     leftovers: Leftovers
-    unfinished: bool
     cloud: Mapping[str, str] | None = None
 
 
@@ -34,12 +31,15 @@ class HostGroup(pulumi.ComponentResource):
     group."""
 
     security_group_id: pulumi.Output[str]
-    key_pair: pulumi.Input[str]
+    key_pair: str
     server_group_id: pulumi.Output[str] | None = None
+    members: list[pulumi.Resource]
+    """What must exist before a machine, and is no property of it."""
 
     def __init__(self, name: str, args: HostGroupArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("gitlab-runners:openstack:HostGroup", name, None, opts)
         host = args.host
+        self.members = []
         group = openstack.networking.SecGroup(
             name,
             name=name,
@@ -55,7 +55,7 @@ class HostGroup(pulumi.ComponentResource):
                 security_group_id=group.id,
                 direction="egress",
                 ethertype=ethertype,
-                opts=args.leftovers.before_create(self, replace_on_changes=BROKEN_OFF),
+                opts=args.leftovers.of_unique(self),
             )
             for ethertype in ("IPv4", "IPv6")
         ] + [
@@ -69,10 +69,8 @@ class HostGroup(pulumi.ComponentResource):
                 port_range_max=port,
                 remote_ip_prefix=cidr,
                 # As stack files before may have written it: Neutron has no second rule that means the same.
-                opts=args.leftovers.before_create(
-                    self,
-                    replace_on_changes=BROKEN_OFF,
-                    aliases=[pulumi.Alias(name=f"{name}-{service}-{text}") for text in spellings(cidr)],
+                opts=args.leftovers.of_unique(
+                    self, aliases=[pulumi.Alias(name=f"{name}-{service}-{text}") for text in spellings(cidr)]
                 ),
             )
             for service, port, cidrs in (
@@ -87,13 +85,13 @@ class HostGroup(pulumi.ComponentResource):
             self.key_pair = host.key_pair.name
         else:
             public_key = host.key_pair.public_key or ""
-            self.key_pair = openstack.compute.Keypair(
-                name,
-                # A key pair cannot be changed, and its name is unique: another key gets another name.
-                name=f"{name}-{sha256(public_key.encode()).hexdigest()[:8]}",
-                public_key=public_key,
-                opts=args.leftovers.of_key_pair(self, unfinished=args.unfinished),
-            ).name
+            # A key pair cannot be changed, and its name is unique: another key gets another name.
+            self.key_pair = f"{name}-{sha256(public_key.encode()).hexdigest()[:8]}"
+            self.members.append(
+                openstack.compute.Keypair(
+                    name, name=self.key_pair, public_key=public_key, opts=args.leftovers.of_unique(self)
+                )
+            )
         if host.count > 1 and host.anti_affinity != "none":
             self.server_group_id = openstack.compute.ServerGroup(
                 name,

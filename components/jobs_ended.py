@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, Resource, UpdateResult
+from pulumi.dynamic import CreateResult, Resource
 
 from components.abort import aborts_jobs
 from components.gitlab_client import GitLabProvider
@@ -22,15 +22,10 @@ _POLL_SECONDS = 2
 
 
 class _JobsEndedProvider(GitLabProvider):
+    replacing = frozenset({"runner"})
+
     def create(self, props: dict[str, Any]) -> CreateResult:
         return CreateResult(str(props["runner"]), dict(props))
-
-    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        changed = [key for key in ("runner", "grace", "gitlab", "stack") if _olds.get(key) != _news.get(key)]
-        return DiffResult(changes=bool(changed), replaces=[key for key in changed if key == "runner"])
-
-    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        return UpdateResult(dict(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         if aborts_jobs(_props.get("stack"), os.environ):

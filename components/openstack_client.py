@@ -4,16 +4,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pulumi.dynamic import Config, ConfigureRequest, ResourceProvider
+from pulumi.dynamic import Config, ConfigureRequest
+
+from components.dynamic import Provider
 
 if TYPE_CHECKING:
     from openstack.connection import Connection
 
 
-class OpenStackProvider(ResourceProvider):
+class OpenStackProvider(Provider):
     """Takes the stack's configuration of the openstack provider, so that both speak to the same cloud.
 
-    What the stack's layers say of it is in a resource's property `cloud`.
+    What the stack's layers say of it is in a resource's property `cloud`, None for a stack without layers. Where there
+    are layers, the stack's own configuration says who logs in and not where: a `destroy` hands it over unchecked.
     """
 
     _config: Config
@@ -26,8 +29,8 @@ class OpenStackProvider(ResourceProvider):
         """A new connection for the resource with these properties; what goes wrong with it is a ClientError."""
         # Here, because every preview imports this module, and hardly any speaks to OpenStack by it.
         from clients.openstack import CONFIGURATION, connect, explained  # noqa: PLC0415
+        from settings.ownership import configuration  # noqa: PLC0415
 
-        found = {key: self._config.get(f"openstack:{key}") for key in CONFIGURATION}
-        own = {key: str(value) for key, value in found.items() if value is not None}
+        own = {key: self._config.get(f"openstack:{key}") for key in CONFIGURATION}
         with explained():
-            yield connect({**(props.get("cloud") or {}), **own})
+            yield connect(configuration("openstack", own, props.get("cloud")))

@@ -23,7 +23,7 @@ _NO_TEXT = (
     "swauth",
     "systemScope",
 )
-_KEYS = {*CONFIGURATION, *_NO_TEXT, "endpointType"}
+KEYS = {*CONFIGURATION, *_NO_TEXT, "endpointType"}
 
 
 def openstack_provider(name: str, config: Mapping[str, str], opts: pulumi.ResourceOptions) -> openstack.Provider:
@@ -33,7 +33,7 @@ def openstack_provider(name: str, config: Mapping[str, str], opts: pulumi.Resour
     """
     arguments: dict[str, Any] = {}
     for key, value in config.items():
-        if key in _KEYS:
+        if key in KEYS:
             typed = json.loads(value) if key in _NO_TEXT else value
             arguments[to_snake(key)] = pulumi.Output.secret(typed) if is_config_secret(f"openstack:{key}") else typed
     return openstack.Provider(name, **arguments, opts=opts)

@@ -12,7 +12,7 @@ import pulumi_openstack as openstack
 from clients.lookups import Machine
 from components.host_group import HostGroup
 from components.host_key import HostKey
-from components.leftovers import BROKEN_OFF, Leftovers
+from components.leftovers import BROKEN_OFF, HOST_KEY_METADATA, Leftovers
 from components.proxy import proxy_of
 from renderers.cloud_init import CloudInit, user_data
 from renderers.docker_volume import DockerVolume
@@ -61,6 +61,7 @@ class VirtualMachine(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: VirtualMachineArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         host, group = args.host, args.group
+        self._leftovers = args.leftovers
         # For policies: the server has only the ids that these were looked up to.
         seen = {"flavor": host.flavor, "image": host.image}
         super().__init__("gitlab-runners:openstack:VirtualMachine", name, seen, opts)
@@ -78,9 +79,11 @@ class VirtualMachine(pulumi.ComponentResource):
                 volume_type=host.docker_volume.type,
                 availability_zone=host.docker_volume.availability_zone,
                 enable_online_resize=True,
-                metadata=args.metadata,
+                metadata={**args.metadata, HOST_KEY_METADATA: key.id},
                 opts=args.leftovers.of_volume(
                     self,
+                    # The type may be changed by hand, under running jobs; the marks are those of its creation.
+                    ignore_changes=["availabilityZone", "metadata", "volumeType"],
                     # All that makes it another machine, but for the volume's own id.
                     replacement_trigger=self._trigger(args, self._user_data(args, key, "")),
                     replace_on_changes=BROKEN_OFF if args.unfinished or args.volume_broken else [],
@@ -118,10 +121,15 @@ class VirtualMachine(pulumi.ComponentResource):
             **self._disks(args, volume),
             opts=args.leftovers.before_create(
                 self,
+                depends_on=group.members,
                 replacement_trigger=trigger,
                 replace_on_changes=mended,
-                # A hint only counts when the machine is placed: a second machine does not move the first.
-                ignore_changes=["schedulerHints"],
+                # Two cannot have one port, and this one has no jobs.
+                delete_before_replace=args.unfinished,
+                # The trigger has what the stack file says of these. What somebody changed by hand stays: to undo it
+                # would restart the machine under its jobs. A hint only counts when the machine is placed: a second
+                # machine does not move the first.
+                ignore_changes=["availabilityZone", "flavorId", "imageId", "schedulerHints"],
             ),
         )
         self.ssh_dependencies = [self.instance]
@@ -158,7 +166,7 @@ class VirtualMachine(pulumi.ComponentResource):
         `drained` is what exists once no job runs on that one: its connections go through the address.
         """
         # It ends with the address. On its own it would be taken from the last machine before that has drained.
-        self._associate(depends_on=[drained], deleted_with=self.floating_ip)
+        self._associate(depends_on=[drained], deleted_with=self.floating_ip, delete_before_replace=True)
 
     def _associate(self, **options: Any) -> openstack.networking.FloatingIpAssociate:
         assert self.floating_ip is not None
@@ -166,7 +174,7 @@ class VirtualMachine(pulumi.ComponentResource):
             self.pulumi_resource_name,
             floating_ip=self.floating_ip.address,
             port_id=self._port.id,
-            opts=pulumi.ResourceOptions(parent=self, **options),
+            opts=self._leftovers.before_create(self, **options),
         )
 
     @staticmethod

@@ -24,9 +24,8 @@ from settings import OpenStackHost
 @dataclass(frozen=True)
 class WorkerGroupArgs:
     """`host` and its `hosts_group` (a security group's id) are those of the managers, `found` is what a worker is made
-    of. `files` are further files on workers, by path. `unfinished` is as in HostGroupArgs. `description` and `metadata`
-    mark what is made, as in VirtualMachineArgs; `cloud` is what the stack's layers say of the openstack provider, and
-    `access` is where it is.
+    of. `files` are further files on workers, by path. `description` and `metadata` mark what is made, as in
+    VirtualMachineArgs; `cloud` is what the stack's layers say of the openstack provider, and `access` is where it is.
     """
 
     scaler: AutoscalerSettings
@@ -38,7 +37,6 @@ class WorkerGroupArgs:
     description: str
     access: CloudAccess
     leftovers: Leftovers
-    unfinished: bool
     cloud: Mapping[str, str] | None = None
 
 
@@ -70,12 +68,10 @@ class WorkerGroup(pulumi.ComponentResource):
         self._args, self._name, self.cloud, self.cloud_ca = args, name, args.cloud, args.access.ca
         key = HostKey(f"{name}-workers", opts=pulumi.ResourceOptions(parent=self))
         self.private_key = key.private_key
+        # As in HostGroup: another key gets another name.
+        key_name = key.public_key.apply(lambda public: f"{name}-workers-{_digest(public)}")
         pair = openstack.compute.Keypair(
-            f"{name}-workers",
-            # As in HostGroup: another key gets another name.
-            name=key.public_key.apply(lambda public: f"{name}-workers-{_digest(public)}"),
-            public_key=key.public_key,
-            opts=args.leftovers.of_key_pair(self, unfinished=args.unfinished),
+            f"{name}-workers", name=key_name, public_key=key.public_key, opts=args.leftovers.of_unique(self)
         )
         group = self._security_group()
         rules = access_rules(args.access.compute_path, args.access.image_path) if args.scaler.access_rules else None
@@ -84,17 +80,18 @@ class WorkerGroup(pulumi.ComponentResource):
             f"{name}-workers",
             # It cannot be changed, and its name is unique for its user.
             name=f"{name}-workers-{named}",
-            description=args.description,
+            # The key's id finds one that an interrupted update left. One that is there keeps what it has.
+            description=pulumi.Output.concat(args.description, ", key ", key.id),
             roles=list(args.scaler.roles) or None,
             access_rules=[openstack.identity.ApplicationCredentialAccessRuleArgs(**rule) for rule in rules]
             if rules is not None
             else None,
-            opts=args.leftovers.before_create(self, replace_on_changes=BROKEN_OFF),
+            opts=args.leftovers.before_create(self, replace_on_changes=BROKEN_OFF, ignore_changes=["description"]),
         )
         self.clouds_yaml = pulumi.Output.secret(
             pulumi.Output.all(credential.id, credential.secret).apply(lambda made: self._clouds_yaml(*made))
         )
-        self._made = pulumi.Output.all(pair.name, group.id, credential.id)
+        self._made = pulumi.Output.all(key_name, group.id, credential.id)
         self.members = [pair, group, credential]
         self.register_outputs({})
 
@@ -193,7 +190,7 @@ class WorkerGroup(pulumi.ComponentResource):
                 port_range_min=args.host.ssh.port if direction == "ingress" else None,
                 port_range_max=args.host.ssh.port if direction == "ingress" else None,
                 remote_group_id=args.hosts_group if direction == "ingress" else None,
-                opts=args.leftovers.before_create(self, replace_on_changes=BROKEN_OFF),
+                opts=args.leftovers.of_unique(self),
             )
             for direction in ("egress", "ingress")
             for ethertype in ("IPv4", "IPv6")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pulumi
-from pulumi.dynamic import CreateResult, DiffResult, Resource, UpdateResult
+from pulumi.dynamic import CreateResult, Resource
 
 from components.openstack_client import OpenStackProvider
 from renderers.autoscaler import GROUP_KEY
@@ -17,15 +17,10 @@ _SECONDS_TO_DELETE = 300
 
 
 class _WorkersProvider(OpenStackProvider):
+    replacing = frozenset({"group"})
+
     def create(self, props: dict[str, Any]) -> CreateResult:
         return CreateResult(str(props["group"]), dict(props))
-
-    def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        changed = [key for key in ("group", "cloud") if _olds.get(key) != _news.get(key)]
-        return DiffResult(changes=bool(changed), replaces=[key for key in changed if key == "group"])
-
-    def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
-        return UpdateResult(dict(_news))
 
     def delete(self, _id: str, _props: dict[str, Any]) -> None:
         with self.openstack(_props) as cloud:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, SecretStr
 
 from clients.lookups import Lookups, Machine, cache_endpoint
 from clients.openstack import Catalogue, CloudAccess, Endpoint
+from clients.state import State
 from components.fleet import Fleet, FleetArgs
 from components.leftovers import Leftovers
 from review.plan import SECRET
@@ -148,7 +149,7 @@ def files_of(stack: str, settings: Settings, gitlab_url: str) -> dict[tuple[str,
                     stack=stack,
                     settings=settings,
                     lookups=Lookups(machines, {}, cache_endpoint=endpoint, workers=workers, cloud=_CLOUD),
-                    leftovers=Leftovers(Catalogue(_no_cloud), None),
+                    leftovers=Leftovers(Catalogue(_no_cloud), None, State(_no_state)),
                     gitlab_config={},
                     gitlab_url=settings.gitlab_url or gitlab_url,
                 ),
@@ -182,6 +183,10 @@ def _without(secrets: Sequence[str], text: str) -> str:
 
 def _no_cloud() -> Any:
     raise LookupError("the program asks the cloud")
+
+
+def _no_state() -> str:
+    raise LookupError("the program reads the state")
 
 
 def _without_placeholders(text: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from clients.gitlab import instance_url
 from review.plan import SECRET
 from settings import Settings, SettingsError, layers, load
+from settings.yaml_file import Location
 
 FOLDER = "stacks"
 # Everything else is the program, which touches every stack: what is new is rather previewed once too often.
@@ -80,7 +81,7 @@ class Stacks:
         return {key: value if isinstance(value, str) else json.dumps(value) for key, value in masked.items()}
 
 
-def _without_secrets(value: Any, location: layers.Location) -> Any:
+def _without_secrets(value: Any, location: Location) -> Any:
     # A provider's own configuration is a secret or not, and shown nowhere.
     if (len(location) > 1 or isinstance(value, dict)) and layers.is_hidden(location, value):
         return SECRET

@@ -8,7 +8,8 @@ import yaml
 
 from scripts.console import Failure, failures_in_one_line
 from scripts.stack import layers_of, require_file
-from settings.layers import Layers, Location, Origin, Value, is_hidden, shown
+from settings.layers import Layers, is_hidden
+from settings.yaml_file import Location, Origin, Value, shown
 
 _HIDDEN = '"[secret]"'
 # Longer lines do not move the column in which the layers stand.

@@ -12,8 +12,9 @@ from tempfile import TemporaryDirectory
 from scripts.console import Failure, failures_in_one_line
 from scripts.stack import backend_of, in_sandbox, sandbox_up
 from settings import SettingsError, effective, load
-from settings.layers import FOLDER, shown, stack_file
+from settings.layers import FOLDER, stack_file
 from settings.names import name_mistake
+from settings.yaml_file import shown
 
 _STACK = """\
 # yaml-language-server: $schema=../docs/reference/team-stack.schema.json

@@ -11,48 +11,32 @@ Maps merge, everything else replaces. Any other stack is its own file and nothin
 """
 
 import json
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from settings.advanced import OF_MANAGERS, OF_RUNNERS
+from settings.cli_keys import copies, unknown_keys
 from settings.errors import NAMESPACE, SettingsError
 from settings.names import is_name, name_mistake
+from settings.ownership import (
+    ALLOW,
+    ALLOWABLE,
+    CREDENTIALS,
+    PROVIDER_KEYS,
+    RESERVED,
+    SHARED_PROVIDER_KEYS,
+    allowed_by,
+    leads_outside,
+    reserved,
+    suggestion,
+)
+from settings.yaml_file import ROOT, Location, Origin, Value, read, shown
 
-ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "stacks"
-# A key and those inside of its value: ("gitlab-runners:host", "ssh", "port").
-Location = tuple[str | int, ...]
 Kind = Literal["defaults", "environment", "team", "stack"]
 
-# What an environment decides about the connection to its cloud and its GitLab; who logs in there is each stack's own.
-SHARED_PROVIDER_KEYS = (
-    *(
-        f"openstack:{key}"
-        for key in (
-            "authUrl",
-            "cacertFile",
-            "cloud",
-            "defaultDomain",
-            "domainId",
-            "domainName",
-            "insecure",
-            "projectDomainId",
-            "projectDomainName",
-            "region",
-            "tenantId",
-            "tenantName",
-            "userDomainId",
-            "userDomainName",
-        )
-    ),
-    *(f"gitlab:{key}" for key in ("baseUrl", "cacertFile", "insecure")),
-)
 OWN_KEYS: Mapping[Kind, tuple[str, ...]] = {
     "defaults": ("cache", "gitlabUrl", "host", "manager", "protect"),
     "environment": ("cache", "gitlabUrl", "host", "manager", "protect"),
@@ -69,9 +53,14 @@ _FILES: Mapping[Kind, str] = {
     "team": "the team's file",
     "stack": "the stack's own file",
 }
-_NUMBER = r"[-+]?[0-9][0-9a-fA-FxXoO_]*"
 # The part of a team's file that tells what is the team's in GitLab.
 _SCOPES = "gitlab"
+# What a stack's own file may set besides the program's keys: the engine's, and who logs in.
+_ENGINE = "pulumi:"
+_KNOWN = (
+    *(f"{NAMESPACE}:{key}" for key in dict.fromkeys(key for keys in OWN_KEYS.values() for key in keys)),
+    *PROVIDER_KEYS,
+)
 
 
 @dataclass(frozen=True)
@@ -85,44 +74,6 @@ class Owner:
     def tags(self) -> list[str]:
         """Tags that name it, in OpenStack."""
         return [f"{key}={value}" for key, value in vars(self).items()]
-
-
-@dataclass(frozen=True)
-class Origin:
-    """A line of a layer's file; `line` is None where only the file is known."""
-
-    file: Path
-    line: int | None
-
-    def __str__(self) -> str:
-        return shown(self.file) if self.line is None else f"{shown(self.file)}, line {self.line}"
-
-
-@dataclass(frozen=True)
-class Value:
-    """A value and where it comes from; those inside of a map or list are Values too."""
-
-    origin: Origin
-    content: Any
-
-    @property
-    def plain(self) -> Any:
-        """The value as YAML has it."""
-        if isinstance(self.content, dict):
-            return {key: value.plain for key, value in self.content.items()}
-        return [value.plain for value in self.content] if isinstance(self.content, list) else self.content
-
-    def at(self, location: Sequence[str | int]) -> "Value":
-        """What stands at a location, or the innermost map or list on the way there."""
-        if location:
-            name, *rest = location
-            inner: Value | None = None
-            if isinstance(self.content, dict):
-                inner = self.content.get(name)
-            elif isinstance(self.content, list) and isinstance(name, int) and name < len(self.content):
-                inner = self.content[name]
-            return self if inner is None else inner.at(rest)
-        return self
 
 
 @dataclass(frozen=True)
@@ -162,11 +113,6 @@ class Layers:
     def origin(self, location: Sequence[str | int]) -> Origin:
         """Where the value at a location comes from, or what is nearest to it."""
         return self.values.at(location).origin
-
-
-def shown(file: Path) -> str:
-    """A file as people know it: from the project's folder on."""
-    return str(file.relative_to(ROOT) if file.is_relative_to(ROOT) else file)
 
 
 def stacks(folder: Path = FOLDER) -> list[str]:
@@ -212,26 +158,42 @@ def layer_files(stack: str, folder: Path = FOLDER) -> list[Path]:
     return [file for _, file in _layer_files(stack, owner_of(stack, folder), folder) if file.is_file()]
 
 
-def effective(stack: str, config: Mapping[str, str] | None = None, folder: Path = FOLDER) -> Layers:
+def effective(
+    stack: str, config: Mapping[str, str] | None = None, folder: Path = FOLDER, encrypted: Collection[str] = ()
+) -> Layers:
     """A stack's layers and what comes of them. Raises SettingsError.
 
-    `config` is the stack's own configuration as Pulumi hands it over, decrypted; without it the stack's file is read,
-    and what is encrypted there stays so.
+    `config` is the stack's own configuration as Pulumi hands it over, decrypted, and `encrypted` the keys in it that
+    are secrets; without it the stack's file is read, and what is encrypted there stays so.
     """
     owner = owner_of(stack, folder)
-    values, scopes, errors = Value(Origin(folder, None), {}), None, []
+    values, scopes = Value(Origin(folder, None), {}), None
+    errors: list[str] = []
+    allowed: frozenset[str] = frozenset()
     for kind, file in _layer_files(stack, owner, folder):
-        # The file of a stack without layers says no more than Pulumi has read there.
-        is_needed = owner is not None or config is None
-        document = _read(file) if is_needed and file.is_file() else Value(Origin(file, None), {})
-        if owner is not None:
-            errors += _mistakes(kind, document)
+        document = read(file) if file.is_file() else Value(Origin(file, None), {})
+        if kind in ("defaults", "environment"):
+            allowed |= allowed_by(document, errors)
+        layer = _config(document)
+        if kind == "stack":
+            errors += unknown_keys(document) if owner is None else _mistakes_at_the_top(document, allowed)
+            others = (stack_file(name, folder) for name in stacks(folder) if name != stack)
+            errors += copies(document, others)
+        secrets = _encrypted(layer)
+        if owner is not None and kind == "stack":
+            errors += _of_others(kind, layer, allowed, secrets, folder.parent)
+        elif owner is not None:
+            errors += _mistakes(kind, document, allowed, folder.parent)
         if kind == "team" and _SCOPES in document.content:
             scopes = _scopes(document.content[_SCOPES], errors)
-        layer = _config(document)
-        values = _merged(values, _located(config, layer) if kind == "stack" and config is not None else layer)
+        if kind == "stack" and config is not None:
+            # More than the file says may come from the command line.
+            layer = _located(config, layer)
+            if owner is not None:
+                errors += _of_others(kind, layer, allowed, {*encrypted, *secrets})
+        values = _merged(values, layer)
     if errors:
-        raise SettingsError("\n".join(errors))
+        raise SettingsError("\n".join(dict.fromkeys(errors)))
     return Layers(stack, owner, values, scopes, _missing(stack, owner, folder))
 
 
@@ -302,42 +264,6 @@ def _layer_files(stack: str, owner: Owner | None, folder: Path) -> list[tuple[Ki
     ]
 
 
-def _read(file: Path) -> Value:
-    """A layer's file as a map, which an empty file is too."""
-    try:
-        loader = yaml.SafeLoader(file.read_text())
-        node = loader.get_single_node()
-        value = _value(loader, node, file) if node is not None else Value(Origin(file, 1), {})
-    except yaml.YAMLError as error:
-        problem, line = " ".join(str(error).split()), None
-        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-            problem, line = error.problem or problem, error.problem_mark.line + 1
-        raise SettingsError(f"{Origin(file, line)}: is not YAML: {problem}") from None
-    if not isinstance(value.content, dict):
-        raise SettingsError(f"{value.origin}: must be a map with config")
-    return value
-
-
-def _value(loader: yaml.SafeLoader, node: yaml.Node, file: Path) -> Value:
-    origin = Origin(file, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        loader.flatten_mapping(node)
-        content = {}
-        for key, inner in node.value:
-            # The line of the key: that of a map is the one after it.
-            value = _value(loader, inner, file)
-            content[str(key.value)] = Value(Origin(file, key.start_mark.line + 1), value.content)
-        return Value(origin, content)
-    if isinstance(node, yaml.SequenceNode):
-        return Value(origin, [_value(loader, inner, file) for inner in node.value])
-    value = loader.construct_object(node)
-    # As Pulumi reads it, which knows no dates, no `yes` and no 1:30: those are text.
-    is_text = not isinstance(value, str | int | float | None) or (
-        isinstance(value, int) and node.value.lower() not in {"true", "false"} and not re.fullmatch(_NUMBER, node.value)
-    )
-    return Value(origin, node.value if is_text else value)
-
-
 def _config(document: Value) -> Value:
     """What a file has below `config`, by full keys: Pulumi takes those without a namespace for the project's."""
     config = document.content.get("config")
@@ -345,8 +271,13 @@ def _config(document: Value) -> Value:
         return Value(document.origin, {})
     if not isinstance(config.content, dict):
         raise SettingsError(f"{config.origin}: config: must be a map")
-    content = {key if ":" in key else f"{NAMESPACE}:{key}": value for key, value in config.content.items()}
-    return Value(config.origin, content)
+    return Value(config.origin, {_full(key): value for key, value in config.content.items()})
+
+
+def _full(key: str) -> str:
+    """A key as Pulumi understands it, which has an older way to write one: `gitlab:config:token`."""
+    namespace, _, name = key.rpartition(":")
+    return f"{namespace.removesuffix(':config') or NAMESPACE}:{name}"
 
 
 def _located(config: Mapping[str, str], file: Value) -> Value:
@@ -370,33 +301,86 @@ def _merged(below: Value, above: Value) -> Value:
     return above
 
 
-def _mistakes(kind: Kind, document: Value) -> list[str]:
-    """What a layer may not say, one line each."""
+def _mistakes(kind: Kind, document: Value, allowed: frozenset[str], project: Path) -> list[str]:
+    """What a layer below the stack's own file may not say, one line each."""
     lines = []
-    if kind == "stack":
-        if _SCOPES in document.content:
-            origin = document.content[_SCOPES].origin
-            lines.append(f"{origin}: {_SCOPES}: only the team's file may say what is the team's in GitLab")
-        return lines
-    top = ("config", _SCOPES) if kind == "team" else ("config",)
+    top = ("config", _SCOPES if kind == "team" else ALLOW)
     for key, value in document.content.items():
         if key not in top:
             lines.append(f"{value.origin}: {key}: {_FILES[kind]} may only have {' and '.join(top)} at its top")
-    for key, value in _config(document).content.items():
-        if key in _KEYS[kind]:
+    config = _config(document)
+    if kind == "team":
+        lines += _of_others(kind, config, allowed, (), project)
+    for key, value in config.content.items():
+        if key in _KEYS[kind] or key in _encrypted(config):
             lines += _secrets(kind, value, (key,))
-        else:
+        elif kind != "team":
             lines.append(f"{value.origin}: {key}: {_not_here(kind, key)}")
     return lines
 
 
+def _mistakes_at_the_top(document: Value, allowed: frozenset[str]) -> Iterator[str]:
+    """What the own file of a stack with layers may not say outside of `config`, one line each."""
+    content = dict(document.content)
+    scopes = content.pop(_SCOPES, None)
+    if scopes is not None:
+        yield f"{scopes.origin}: {_SCOPES}: only the team's file may say what is the team's in GitLab"
+    imports = content.get("environment")
+    if imports is not None and "environment" not in allowed:
+        yield f"{imports.origin}: environment: {_not_here('stack', 'environment')}"
+    yield from unknown_keys(Value(document.origin, content))
+
+
+def _of_others(
+    kind: Kind, config: Value, allowed: frozenset[str], encrypted: Collection[str], project: Path | None = None
+) -> Iterator[str]:
+    """What the configuration of a team or a stack sets that is not theirs to set, one line each.
+
+    `encrypted` are the keys whose values are; files that it names must lie in the folder `project`, if that is given.
+    """
+    for key, value in config.content.items():
+        if kind == "stack" and key in CREDENTIALS and key not in allowed:
+            if key not in encrypted:
+                yield f"{value.origin}: {key}: is in plain text; set it with `pulumi config set --secret {key}`"
+            continue
+        found = list(reserved(key, value))
+        if not found and not _may_set(kind, key):
+            found = [(key, value)]
+        for name, inner in found:
+            if name not in allowed:
+                yield f"{inner.origin}: {name}: {_not_here(kind, name)}"
+            elif project is not None and leads_outside(name, inner, project):
+                yield f"{inner.origin}: {name}: must be the path of a file in the project's folder"
+
+
+def _may_set(kind: Kind, key: str) -> bool:
+    """Whether a file may set a key of the configuration, whatever an environment allows."""
+    # What is unknown among the program's own keys is told where all of them are checked.
+    return key in _KEYS[kind] if kind != "stack" else key.startswith((f"{NAMESPACE}:", _ENGINE))
+
+
 def _not_here(kind: Kind, key: str) -> str:
-    namespace, _, name = key.partition(":")
-    elsewhere = [_FILES[other] for other in ("environment", "team") if key in _KEYS[other]]
-    if not elsewhere and namespace == NAMESPACE and name not in {each for keys in OWN_KEYS.values() for each in keys}:
-        close = get_close_matches(key, _KEYS[kind], n=1)
-        return f"unknown key{f'; did you mean {close[0]}?' if close else ''}"
-    return f"must not be set in {_FILES[kind]}, but in {' or '.join([*elsewhere, _FILES['stack']])}"
+    if any(each.startswith(f"{key}.") for each in RESERVED):
+        return f"must be a map; what {_FILES['environment']} says in it stays"
+    if key not in (*_KNOWN, *ALLOWABLE):
+        return f"unknown key{suggestion(key, _KEYS.get(kind, _KNOWN))}"
+    is_own = kind in ("team", "stack")
+    homes = []
+    if is_own and key.partition(".")[0] in _KEYS["environment"]:
+        homes.append(_FILES["environment"])
+    if kind != "team" and key in _KEYS["team"]:
+        homes.append(_FILES["team"])
+    if kind != "stack" and key not in RESERVED and (key in CREDENTIALS or _may_set("stack", key)):
+        homes.append(_FILES["stack"])
+    there = f", but in {' or '.join(homes)}" if homes else ""
+    leave = f"; {_FILES['environment']} may allow it: `{ALLOW}: [{key}]`" if is_own and key in ALLOWABLE else ""
+    return f"must not be set in {_FILES[kind]}{there}{leave}"
+
+
+def _encrypted(config: Value) -> set[str]:
+    """The keys of a file's configuration whose values are encrypted as a whole."""
+    found = config.content.items()
+    return {key for key, value in found if isinstance(value.content, dict) and set(value.content) == {"secure"}}
 
 
 def _secrets(kind: Kind, value: Value, location: Location) -> Iterator[str]:

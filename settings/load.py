@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 from settings.advanced import ERROR_TYPE as ADVANCED
 from settings.errors import NAMESPACE, SettingsError
 from settings.hosts import host_name, host_names
-from settings.layers import Layers, Location, decoded
+from settings.layers import Layers, decoded
 from settings.model import (
     MAXIMUM_CLOUD_TAG_LENGTH,
     MAXIMUM_CLOUD_TAGS,
@@ -38,6 +38,7 @@ from settings.model import (
     Updates,
 )
 from settings.names import name_mistake
+from settings.yaml_file import Location
 
 # Values of `kind`, by the key that has one.
 _KINDS = {"host": ("openstack", "docker"), "cache": ("s3", "openstack")}
@@ -79,7 +80,7 @@ def load(stack: str, config: Mapping[str, str], layers: Layers | None = None) ->
             f"{NAMESPACE}: stack {stack} has no configuration; is there a file stacks/Pulumi.{stack}.yaml?"
         )
     try:
-        settings = Settings.model_validate_json(json.dumps(raw))
+        settings = Settings.model_validate_json(json.dumps(raw), by_alias=True, by_name=False)
     except ValidationError as error:
         # The input is left out: it may hold a token.
         raise SettingsError("\n".join(_lines(error.errors(include_url=False), layers))) from None
@@ -87,8 +88,8 @@ def load(stack: str, config: Mapping[str, str], layers: Layers | None = None) ->
     _check_hosts(stack, settings, layers)
     if layers is not None:
         _check_scopes(settings, layers)
-        _check_descriptions(stack, settings, layers)
         _check_owner_tags(settings, layers)
+    _check_descriptions(stack, settings, layers)
     return settings
 
 
@@ -160,18 +161,27 @@ def _check_scopes(settings: Settings, layers: Layers) -> None:
         raise SettingsError("\n".join(lines))
 
 
-def _check_descriptions(stack: str, settings: Settings, layers: Layers) -> None:
-    """Whether GitLab takes every description with what is added to it."""
-    if layers.owner is None:
-        return
+def _check_descriptions(stack: str, settings: Settings, layers: Layers | None) -> None:
+    """Whether GitLab takes every description with what is added to it, and each is one runner's: by it the stack finds
+    what an interrupted update registered."""
+    shared = layers is not None and layers.owner is not None
     lines = []
+    first: dict[str, str] = {}
     for name, runner in settings.runners.items():
-        length = len(runner.registered_as(stack, name, shared=True))
-        if length > MAXIMUM_TEXT_LENGTH:
-            place = ("runners", name, "description")
+        if runner.scope is None:
+            continue
+        place: Location = ("runners", name, "description")
+        description = runner.registered_as(stack, name, shared=shared)
+        if len(description) > MAXIMUM_TEXT_LENGTH:
             lines.append(
-                f"{_where(place)}: has {length} characters with the stack's name, which is added to it; GitLab takes "
-                f"{MAXIMUM_TEXT_LENGTH}{_origin(place, layers)}"
+                f"{_where(place)}: has {len(description)} characters with the stack's name, which is added to it; "
+                f"GitLab takes {MAXIMUM_TEXT_LENGTH}{_origin(place, layers)}"
+            )
+        other = first.setdefault(description, name)
+        if other != name:
+            lines.append(
+                f"{_where(place)}: {json.dumps(description)}: is the description of the runner {other} too; give each "
+                f"its own{_origin(place, layers)}"
             )
     if lines:
         raise SettingsError("\n".join(lines))

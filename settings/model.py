@@ -15,6 +15,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.json_schema import WithJsonSchema
 
 from renderers.metrics import METRICS_PORT
+from settings import ssh
 from settings.advanced import ManagerKeys, RunnerKeys
 from settings.isolation import volume_mistake
 from settings.networks import canonical
@@ -98,7 +99,8 @@ def _mtu(value: Any) -> Any:
 
 def _docker_url(value: str) -> str:
     url = urlsplit(value)
-    if (url.scheme == "unix" and url.path.startswith("/")) or (url.scheme in {"ssh", "tcp"} and url.hostname):
+    known = {"unix": url.path.startswith("/"), "ssh": ssh.is_url(value), "tcp": bool(url.hostname)}
+    if known.get(url.scheme, False):
         return value
     raise ValueError("must be unix:///path, ssh://user@host[:port] or tcp://host:port")
 
@@ -161,7 +163,7 @@ def _registry(value: str) -> str:
 
 
 def _host_key(value: str) -> str:
-    if re.fullmatch(r"(ssh-|ecdsa-)\S+ [A-Za-z0-9+/=]+( .*)?", value.strip()):
+    if re.fullmatch(r"(ssh-|ecdsa-)[a-z0-9@.-]+ [A-Za-z0-9+/=]+( .*)?", value.strip()):
         return " ".join(value.split()[:2])
     raise ValueError("must be a public SSH host key like: ssh-ed25519 AAAA…")
 
@@ -282,27 +284,30 @@ class _Model(BaseModel):
 class Ssh(_Model):
     """How SSH reaches the hosts. Keys come from the SSH agent and from ~/.ssh/config, as with `ssh` itself."""
 
-    user: NonEmpty = "debian"
+    user: Annotated[str, AfterValidator(ssh.user)] = "debian"
     """Login on the virtual machine; the image's default user (debian, ubuntu, …)."""
     port: int = Field(22, ge=1, le=65535)
     """TCP port of sshd."""
     address: Literal["fixed", "floating"] | None = None
     """Which address SSH uses; floating when `floatingIpPool` is set, else fixed. With `fixed` a floating IP outlives
     its machine: it moves to the next one when the jobs of the old one have ended."""
-    jump_host: NonEmpty | None = None
+    jump_host: Annotated[str, AfterValidator(ssh.jump_host)] | None = None
     """Bastion to go through: [user@]host[:port], as for `ssh -J`."""
-    identity_file: NonEmpty | None = None
+    identity_file: Annotated[str, AfterValidator(ssh.identity_file)] | None = None
     """Private key file, when the SSH agent does not hold the key; a relative path starts at the project's folder."""
     options: dict[str, str] = Field(default_factory=dict)
-    """Further options of ssh_config(5), for instance ProxyCommand; not those that check the host key."""
+    """Further options of ssh_config(5) that tune the connection, like ServerAliveCountMax or Ciphers; what starts
+    programs, forwards or checks the host key differently belongs into your own ~/.ssh/config."""
 
     @model_validator(mode="after")
-    def _no_weaker_check(self) -> Self:
-        reserved = {"stricthostkeychecking", "userknownhostsfile", "globalknownhostsfile", "knownhostscommand"}
-        for option in self.options:
-            if option.lower() in reserved:
-                raise ValueError(f"options.{option} is set by the program, which always checks the host key")
+    def _known_options(self) -> Self:
+        ssh.usual_options(self.options)
         return self
+
+    @property
+    def usual_options(self) -> dict[str, str]:
+        """`options` by the names that ssh_config(5) has for them."""
+        return ssh.usual_options(self.options)
 
 
 class KeyPair(_Model):

@@ -5,19 +5,25 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from settings.cli_keys import CLI_KEYS
 from settings.errors import NAMESPACE
-from settings.layers import OWN_KEYS, SHARED_PROVIDER_KEYS
+from settings.layers import OWN_KEYS
 from settings.model import Settings
+from settings.ownership import ALLOW, ALLOWABLE, CREDENTIALS, RESERVED, SHARED_PROVIDER_KEYS
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # What Pulumi itself keeps in a stack's file.
-_PULUMI: Mapping[str, Any] = {
-    "encryptionsalt": {"type": "string"},
-    "secretsprovider": {"type": "string"},
-    "encryptedkey": {"type": "string"},
-    "environment": {},
-}
+_PULUMI: Mapping[str, Any] = {key: {} if key == "environment" else {"type": "string"} for key in CLI_KEYS}
 _OTHER_NAMESPACES: Mapping[str, Any] = {"patternProperties": {f"^(?!{NAMESPACE}:)": {}}}
+_ENCRYPTED: Mapping[str, Any] = {
+    "description": "Encrypted, by `pulumi config set --secret`.",
+    "type": "object",
+    "properties": {"secure": {"type": "string"}},
+    "required": ["secure"],
+    "additionalProperties": False,
+}
+# The definitions of what some of the program's keys hold.
+_MAPS = {"host": ("OpenStackHost", "DockerHost"), "host.ssh": ("Ssh",)}
 
 
 def stack_file_schema() -> dict[str, Any]:
@@ -38,6 +44,7 @@ def stack_file_schema() -> dict[str, Any]:
             },
             **_PULUMI,
         },
+        "additionalProperties": False,
         "required": ["config"],
         "$defs": definitions,
     }
@@ -45,7 +52,9 @@ def stack_file_schema() -> dict[str, Any]:
 
 def team_stack_schema() -> dict[str, Any]:
     """That of the own file of a stack with layers: what a layer may have said need not be said."""
-    config = {**_config(None, secrets=True), **_OTHER_NAMESPACES}
+    config = _without_reserved(_config(None, secrets=True))
+    config["properties"] |= dict.fromkeys(CREDENTIALS, _ENCRYPTED)
+    config |= {"patternProperties": {"^pulumi:": {}}}
     return _layer("Stack file of a team, of gitlab-runners", config, _PULUMI)
 
 
@@ -54,7 +63,12 @@ def environment_schema() -> dict[str, Any]:
     providers = {key: {"type": ["string", "boolean"]} for key in SHARED_PROVIDER_KEYS}
     config = _config(OWN_KEYS["environment"], secrets=False)
     config["properties"] |= providers
-    return _layer("What the stacks of an environment share, of gitlab-runners", config, {})
+    allow = {
+        "type": "array",
+        "description": "What the files of teams and stacks may set besides what is theirs.",
+        "items": {"enum": list(ALLOWABLE)},
+    }
+    return _layer("What the stacks of an environment share, of gitlab-runners", config, {ALLOW: allow})
 
 
 def team_schema() -> dict[str, Any]:
@@ -68,7 +82,7 @@ def team_schema() -> dict[str, Any]:
     }
     return _layer(
         "What the stacks of a team share, of gitlab-runners",
-        _config(OWN_KEYS["team"], secrets=False),
+        _without_reserved(_config(OWN_KEYS["team"], secrets=False)),
         {"gitlab": scopes},
     )
 
@@ -107,6 +121,16 @@ def _config(keys: Collection[str] | None, *, secrets: bool) -> dict[str, Any]:
         "additionalProperties": False,
         "$defs": {name: schema["$defs"][name] for name in sorted(_named(properties, schema["$defs"]))},
     }
+
+
+def _without_reserved(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` without what is the environment's, which it may allow."""
+    for key in RESERVED:
+        place, _, name = key.removeprefix(f"{NAMESPACE}:").rpartition(".")
+        config["properties"].pop(key, None)
+        for definition in _MAPS.get(place, ()):
+            config["$defs"][definition]["properties"].pop(name, None)
+    return config
 
 
 def _partial(schema: Any, *, secrets: bool) -> Any:

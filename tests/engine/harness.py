@@ -210,6 +210,8 @@ class Project:
     environment: dict[str, str] = field(default_factory=dict)
     like: Stack | None = None
     """The stack to begin with; that of the clouds when absent."""
+    program: Path = ROOT
+    """The folder of the program: this checkout's, or an earlier release's."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -256,7 +258,7 @@ class Project:
             try:
                 done = subprocess.run(
                     command,
-                    cwd=ROOT,
+                    cwd=self.program,
                     env=self.environment,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -273,7 +275,7 @@ class Project:
         """The plan: what would happen to which resource, without those that stay as they are."""
         result = subprocess.run(
             ["pulumi", "preview", f"--stack={self.stack}", "--json", f"--config-file={self.file}"],
-            cwd=ROOT,
+            cwd=self.program,
             env=self.environment,
             capture_output=True,
             text=True,
@@ -302,7 +304,7 @@ class Project:
         """Takes what is really there into the state and says what was found to be different."""
         preview = subprocess.run(
             ["pulumi", "refresh", f"--stack={self.stack}", "--preview-only", "--json", f"--config-file={self.file}"],
-            cwd=ROOT,
+            cwd=self.program,
             env=self.environment,
             capture_output=True,
             text=True,
@@ -326,12 +328,19 @@ class Project:
         found: dict[str, Any] = json.loads(result.output)
         return found
 
-    def export(self) -> dict[str, Any]:
+    def export(self, *arguments: str) -> dict[str, Any]:
         """The state as it is stored."""
-        result = self.run("stack", "export", f"--stack={self.stack}")
+        result = self.run("stack", "export", f"--stack={self.stack}", *arguments)
         assert result.status == 0, result.output
         found: dict[str, Any] = json.loads(result.output)
         return found
+
+    def take_over(self, state: dict[str, Any]) -> None:
+        """Makes an exported state the stack's own."""
+        file = self.folder / "state.json"
+        file.write_text(json.dumps(state))
+        result = self.run("stack", "import", f"--stack={self.stack}", f"--file={file}")
+        assert result.status == 0, result.output
 
 
 def plan_of(steps: Iterable[dict[str, Any]]) -> Plan:

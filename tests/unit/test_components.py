@@ -92,9 +92,7 @@ class NoLeftovers:
     def before_create(self, parent: pulumi.Resource, **options: Any) -> pulumi.ResourceOptions:
         return pulumi.ResourceOptions(parent=parent, **options)
 
-    def of_key_pair(self, parent: pulumi.Resource, *, unfinished: bool) -> pulumi.ResourceOptions:
-        return pulumi.ResourceOptions(parent=parent)
-
+    of_unique = before_create
     of_volume = before_create
     of_credential = before_create
 

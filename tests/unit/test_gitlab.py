@@ -42,16 +42,28 @@ def test_what_an_owner_has_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) ->
 
     def listed(path: str, **_: Any) -> list[dict[str, Any]]:
         paths.append(path)
-        return [{"id": 7, "description": "dev app"}, {"id": 8, "description": "dev web"}]
+        return [
+            {"id": 7, "description": "dev app", "status": "never_contacted"},
+            {"id": 8, "description": "dev web", "status": "offline"},
+        ]
 
     monkeypatch.setattr(client._client, "http_get", get)
     monkeypatch.setattr(client._client, "http_list", listed)
     assert [client.runners_url("project_type", owner) for owner in (1, 2, 1)] == [
         f"{URL}/projects/{owner}/-/runners" for owner in (1, 2, 1)
     ]
-    found = [client.unused_runners("project_type", 1, description) for description in ("dev app", "dev web", "other")]
-    assert found == [[7], [8], []]
+    found = [client.runners("project_type", 1, description) for description in ("dev app", "dev web", "other")]
+    assert found == [{7: True}, {8: False}, {}]
     assert paths == ["/projects/1", "/projects/2", "/projects/1/runners"]
+
+
+def test_a_runner_of_a_group_above_is_not_the_groups_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = GitLab(URL, {"token": "glpat"}, {})
+    groups = {"/runners/7": [{"id": 10}], "/runners/8": [{"id": 1}]}
+    listed = [{"id": id_, "description": "dev app", "status": "online"} for id_ in (7, 8)]
+    monkeypatch.setattr(client._client, "http_get", lambda path: {"groups": groups[path]})
+    monkeypatch.setattr(client._client, "http_list", lambda _path, **_: listed)
+    assert client.runners("group_type", 10, "dev app") == {7: False}
 
 
 def test_the_runners_api_tells_when_a_token_expires(monkeypatch: pytest.MonkeyPatch) -> None:

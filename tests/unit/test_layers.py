@@ -140,7 +140,9 @@ config:
 
 
 def test_what_the_layers_share_of_the_providers_is_no_secret(write: Write) -> None:
-    folder = write(_stack=STACK + "  openstack:region: two\n  openstack:password: {secure: v1:abc}\n")
+    allowing = ENVIRONMENT + "allow: [openstack:region]\n"
+    stack = STACK + "  openstack:region: two\n  openstack:password: {secure: v1:abc}\n"
+    folder = write(environments__prod=allowing, _stack=stack)
     assert effective("payments-prod", folder=folder).shared_config == {
         "openstack:cloud": "prod-cloud",
         "openstack:region": "two",
@@ -196,7 +198,7 @@ def test_a_stack_that_lacks_a_layer_hears_of_it(write: Write) -> None:
             "teams__payments",
             TEAM + "  openstack:cloud: ours\n",
             "teams/payments.yaml, line 9: openstack:cloud: must not be set in the team's file, but in the "
-            "environment's file or the stack's own file",
+            "environment's file; the environment's file may allow it: `allow: [openstack:cloud]`",
         ),
         (
             "teams__payments",
@@ -212,7 +214,7 @@ def test_a_stack_that_lacks_a_layer_hears_of_it(write: Write) -> None:
         (
             "environments__prod",
             "gitlab: {}\n" + ENVIRONMENT,
-            "environments/prod.yaml, line 1: gitlab: the environment's file may only have config at its top",
+            "environments/prod.yaml, line 1: gitlab: the environment's file may only have config and allow at its top",
         ),
         (
             "_stack",

@@ -349,6 +349,8 @@ def test_the_cache_is_set_in_one_place() -> None:
             {"host": {"kind": "docker", "url": "ssh://ops@docker.example", "metricsFrom": ["192.0.2.7/32"]}},
             "host.metricsFrom: is only there for kind: openstack",
         ),
+        ({"host": HOST | {"ssh": {"jump_host": "x"}}}, "host.ssh.jump_host: unknown key; did you mean jumpHost?"),
+        ({"gitlab_url": "https://gitlab.example"}, "gitlab_url: unknown key; did you mean gitlabUrl?"),
         ({"host": HOST | {"sshFrom": ["::/0"]}}, 'host.sshFrom[0]: "::/0": lets the whole internet'),
         ({"host": HOST | {"sshFrom": ["fe80::%eth0/64"]}}, 'host.sshFrom[0]: "fe80::%eth0/64": is not a CIDR'),
         ({"host": HOST | {"sshFrom": ["::ffff:192.0.2.7"]}}, 'host.sshFrom[0]: "::ffff:192.0.2.7": is IPv4 in IPv6'),
@@ -875,6 +877,20 @@ def test_a_wrong_token_is_not_repeated() -> None:
     assert "glrt-very-secret" not in mistake(runners={"app": {"token": "glrt-very-secret", "project": 1, "limit": 0}})
 
 
+def test_each_runner_has_a_description_of_its_own() -> None:
+    """By it the stack finds what an interrupted update registered."""
+    same = {name: RUNNER | {"description": "builds"} for name in ("app", "web")}
+    assert mistake(runners=same) == (
+        'gitlab-runners:runners.web.description: "builds": is the description of the runner app too; give each its own'
+    )
+    # As GitLab gets it: the default is the stack's name and the runner's.
+    assert "is the description of the runner web too" in mistake(
+        runners={"web": RUNNER, "app": RUNNER | {"description": "dev web"}}
+    )
+    given = {"token": "glrt-x"}
+    assert len(loaded(runners={"app": given, "web": given}).runners) == 2
+
+
 def test_names_must_fit_docker_and_host_names() -> None:
     assert "at most 63 are possible" in mistake(runners={"a" * 55: RUNNER})
     assert "use lower-case letters" in mistake(stack="Team_A")
@@ -960,6 +976,9 @@ def underlined(schema: str, file: dict[str, Any]) -> bool:
         ("team", {"config": {"gitlab-runners:host": {"proxy": {"http": "http://proxy.example"}}}}),
         ("team-stack", {"config": {"gitlab-runners:runners": {"app": {"token": {"secure": "v1:abc"}}}}}),
         ("team-stack", {"config": {"gitlab:token": {"secure": "v1:abc"}}, "encryptionsalt": "v1:abc"}),
+        ("team-stack", {"config": {"gitlab-runners:host": {"ssh": {"user": "ubuntu", "port": 2222}}}}),
+        ("environment", {"config": {"gitlab-runners:host": {"ssh": {"jumpHost": "bastion"}}}, "allow": []}),
+        ("environment", {"allow": ["gitlab-runners:host.ssh.identityFile", "openstack:authUrl"]}),
     ],
 )
 def test_a_layer_may_say_a_part(schema: str, file: dict[str, Any]) -> None:
@@ -981,6 +1000,16 @@ def test_a_layer_may_say_a_part(schema: str, file: dict[str, Any]) -> None:
         ("team", {"gitlab": {"projects": ["payments/app"]}}),
         ("team-stack", {"config": {"gitlab-runners:runner": {}}}),
         ("team-stack", {"gitlab": {"projects": [1]}}),
+        ("team-stack", {"config": {"gitlab:token": "glpat"}}),
+        ("team-stack", {"config": {"gitlab:baseUrl": "https://gitlab.example"}}),
+        ("team-stack", {"config": {"gitlab-runners:gitlabUrl": "https://gitlab.example"}}),
+        ("team-stack", {"config": {"gitlab-runners:host": {"kind": "docker"}}}),
+        ("team-stack", {"config": {"gitlab-runners:host": {"ssh": {"jumpHost": "bastion"}}}}),
+        ("team-stack", {"unknown": {}}),
+        ("team", {"config": {"gitlab-runners:host": {"ssh": {"options": {"Compression": "yes"}}}}}),
+        ("team", {"allow": []}),
+        ("environment", {"allow": ["gitlab:token"]}),
+        ("stack", {"config": {"gitlab-runners:host": {}, "gitlab-runners:runners": {}}, "unknown": {}}),
     ],
 )
 def test_a_layer_is_offered_nothing_that_it_may_not_say(schema: str, file: dict[str, Any]) -> None:
