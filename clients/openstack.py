@@ -297,15 +297,18 @@ class Catalogue:
 
     def flavor_id(self, name: str) -> str:
         """Id of a flavor given by name or id."""
-        if _is_uuid(name):
+        if name == _uuid(name):
             return name
         flavors = self._flavors
-        return _the_one("flavor", name, [flavor for flavor in flavors if name in (flavor.name, flavor.id)], flavors)
+        # A flavor's id may be any text.
+        found = [flavor for flavor in flavors if name in (flavor.name, flavor.id)]
+        found = found or [flavor for flavor in flavors if flavor.id == _uuid(name)]
+        return _the_one("flavor", name, found, flavors)
 
     def image_id(self, name: str) -> str:
         """Id of an active image given by name or id."""
-        if _is_uuid(name):
-            return name
+        if (id_ := _uuid(name)) is not None:
+            return id_
         if name not in self._images:
             with explained():
                 found = list(self.connection.image.images(name=name, status="active"))
@@ -317,16 +320,17 @@ class Catalogue:
         """A network given by name or id."""
         if name not in self._networks:
             with explained():
-                key = "id" if _is_uuid(name) else "name"
-                found = list(self.connection.network.networks(**{key: name}))
+                id_ = _uuid(name)
+                asked = {"name": name} if id_ is None else {"id": id_}
+                found = list(self.connection.network.networks(**asked))
                 known = found or list(self.connection.network.networks())
-            id_ = _the_one("network", name, found, known)
-            self._networks[name] = Network(id_, next(int(network.mtu) for network in found if network.id == id_))
+            chosen = _the_one("network", name, found, known)
+            self._networks[name] = Network(chosen, next(int(network.mtu) for network in found if network.id == chosen))
         return self._networks[name]
 
     def network_id(self, name: str) -> str:
         """Id of a network given by name or id; an id is taken as it is, without a look-up."""
-        return name if _is_uuid(name) else self.network(name).id
+        return _uuid(name) or self.network(name).id
 
     def key_pair(self, name: str) -> str:
         """Name of a key pair that exists."""
@@ -347,7 +351,7 @@ def docker_mtu(wanted: int | str, networks: Iterable[str], catalogue: Catalogue)
         return min(catalogue.network(name).mtu for name in names)
     mtu = int(wanted)
     for name in names:
-        if not _is_uuid(name) and mtu > catalogue.network(name).mtu:
+        if _uuid(name) is None and mtu > catalogue.network(name).mtu:
             raise ClientError(
                 f"host.mtu: {mtu}: is above the MTU of network {name} ({catalogue.network(name).mtu}); "
                 "lower it, or leave it at auto"
@@ -373,12 +377,12 @@ def _the_one(kind: str, name: str, found: list[Any], known: list[Any]) -> str:
     raise ClientError(f"{kind} {name}: does not exist in this cloud; {hint}")
 
 
-def _is_uuid(text: str) -> bool:
+def _uuid(text: str) -> str | None:
+    """A UUID as services write it, in lower case and with its hyphens; None for any other text."""
     try:
-        UUID(text)
+        return str(UUID(text))
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def _text_of(file: str) -> str:

@@ -36,6 +36,7 @@ from settings import (
     host_names,
     hosts_of,
     lives_on,
+    most_workers,
 )
 
 
@@ -95,9 +96,15 @@ class Fleet(pulumi.ComponentResource):
     prometheus_targets: pulumi.Output[list[dict[str, Any]]] | None = None
 
     def __init__(self, name: str, args: FleetArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__("gitlab-runners:index:Fleet", name, None, opts)
-        self._args = args
         settings = args.settings
+        # For policies: what there may be at once, which no single resource tells.
+        seen = {
+            "team": args.shared.owner.team if args.shared is not None else None,
+            "hosts": settings.host.count if isinstance(settings.host, OpenStackHost) else 0,
+            "workers": most_workers(args.stack, settings),
+        }
+        super().__init__("gitlab-runners:index:Fleet", name, seen, opts)
+        self._args = args
         self._openstack: list[pulumi.ProviderResource] | None = None
         self._hosts_group: HostGroup | None = None
         if args.shared is not None and isinstance(settings.host, OpenStackHost):
@@ -301,8 +308,7 @@ class Fleet(pulumi.ComponentResource):
         """The host with the tags that name its owner."""
         if self._args.shared is None:
             return host
-        named = vars(self._args.shared.owner)
-        return host.model_copy(update={"tags": (*host.tags, *(f"{key}={value}" for key, value in named.items()))})
+        return host.model_copy(update={"tags": (*host.tags, *self._args.shared.owner.tags)})
 
     def _existing(self, host: DockerHost) -> _Host:
         (name,) = host_names(self._args.stack, 1)

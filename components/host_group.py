@@ -11,6 +11,7 @@ from components.declared_rules import DeclaredRules
 from components.leftovers import BROKEN_OFF, Leftovers
 from renderers.metrics import METRICS_PORT
 from settings import OpenStackHost
+from settings.networks import spellings
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,10 @@ class HostGroup(pulumi.ComponentResource):
                 port_range_min=port,
                 port_range_max=port,
                 remote_ip_prefix=cidr,
-                opts=args.leftovers.of_unique(self),
+                # As stack files before may have written it: Neutron has no second rule that means the same.
+                opts=args.leftovers.of_unique(
+                    self, aliases=[pulumi.Alias(name=f"{name}-{service}-{text}") for text in spellings(cidr)]
+                ),
             )
             for service, port, cidrs in (
                 ("ssh", host.ssh.port, host.ssh_from),

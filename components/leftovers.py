@@ -63,10 +63,10 @@ class Leftovers:
         """
         return self._options(parent, pulumi.ResourceHookBinding(before_create=[self._hook]), options)
 
-    def of_unique(self, parent: pulumi.Resource) -> pulumi.ResourceOptions:
+    def of_unique(self, parent: pulumi.Resource, **options: Any) -> pulumi.ResourceOptions:
         """The same for what is one with its name or its properties, so that two of it cannot exist: the old one goes
         before it is made anew."""
-        return self.before_create(parent, replace_on_changes=BROKEN_OFF, delete_before_replace=True)
+        return self.before_create(parent, replace_on_changes=BROKEN_OFF, delete_before_replace=True, **options)
 
     def of_volume(self, parent: pulumi.Resource, **options: Any) -> pulumi.ResourceOptions:
         """The same for a volume, which may also have broken off while it grew.

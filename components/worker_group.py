@@ -54,7 +54,17 @@ class WorkerGroup(pulumi.ComponentResource):
     """What must outlive all workers."""
 
     def __init__(self, name: str, args: WorkerGroupArgs, opts: pulumi.ResourceOptions | None = None) -> None:
-        super().__init__("gitlab-runners:openstack:WorkerGroup", name, None, opts)
+        scaler = args.scaler
+        # For policies: else it stands in config.toml alone, which no preview knows before there is a token.
+        seen = {
+            "flavor": scaler.flavor or args.host.flavor,
+            "image": scaler.image or args.host.image,
+            "plugin": scaler.plugin,
+            "maxInstances": scaler.max_instances,
+            "capacityPerInstance": scaler.capacity_per_instance,
+            "metadata": args.host.metadata | args.metadata,
+        }
+        super().__init__("gitlab-runners:openstack:WorkerGroup", name, seen, opts)
         self._args, self._name, self.cloud, self.cloud_ca = args, name, args.cloud, args.access.ca
         key = HostKey(f"{name}-workers", opts=pulumi.ResourceOptions(parent=self))
         self.private_key = key.private_key

@@ -1,7 +1,7 @@
 """What a stack may say: typed, validated, and the only code that reads the stack's own configuration."""
 
 from settings.errors import SettingsError
-from settings.hosts import host_names, hosts_of, lives_on
+from settings.hosts import host_names, hosts_of, lives_on, most_workers
 from settings.layers import Owner, effective
 from settings.load import load
 from settings.model import (
@@ -57,4 +57,5 @@ __all__ = [
     "hosts_of",
     "lives_on",
     "load",
+    "most_workers",
 ]

@@ -1,6 +1,6 @@
 """A stack's hosts: their names, what each has of its own, and which of them a runner lives on."""
 
-from settings.model import OpenStackHost, Runner
+from settings.model import OpenStackHost, Runner, Settings
 
 
 def host_names(stack: str, count: int) -> list[str]:
@@ -42,3 +42,13 @@ def hosts_of(stack: str, host: OpenStackHost) -> dict[str, OpenStackHost]:
 def lives_on(stack: str, runner: Runner, host: str) -> bool:
     """Whether a runner has a manager on the host of that name."""
     return not runner.hosts or host in {host_name(stack, reference) for reference in runner.hosts}
+
+
+def most_workers(stack: str, settings: Settings) -> int:
+    """How many workers there may be at once: each manager of a runner has its own."""
+    hosts = host_names(stack, settings.host_count)
+    return sum(
+        runner.autoscaler.max_instances * sum(lives_on(stack, runner, host) for host in hosts)
+        for runner in settings.runners.values()
+        if runner.autoscaler is not None
+    )

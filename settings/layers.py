@@ -70,6 +70,11 @@ class Owner:
     team: str
     environment: str
 
+    @property
+    def tags(self) -> list[str]:
+        """Tags that name it, in OpenStack."""
+        return [f"{key}={value}" for key, value in vars(self).items()]
+
 
 @dataclass(frozen=True)
 class Scopes:

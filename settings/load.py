@@ -13,6 +13,8 @@ from settings.errors import NAMESPACE, SettingsError
 from settings.hosts import host_name, host_names
 from settings.layers import Layers, decoded
 from settings.model import (
+    MAXIMUM_CLOUD_TAG_LENGTH,
+    MAXIMUM_CLOUD_TAGS,
     MAXIMUM_NAME_LENGTH,
     MAXIMUM_TEXT_LENGTH,
     NAME_SUFFIX_LENGTH,
@@ -86,6 +88,7 @@ def load(stack: str, config: Mapping[str, str], layers: Layers | None = None) ->
     _check_hosts(stack, settings, layers)
     if layers is not None:
         _check_scopes(settings, layers)
+        _check_owner_tags(settings, layers)
     _check_descriptions(stack, settings, layers)
     return settings
 
@@ -180,6 +183,27 @@ def _check_descriptions(stack: str, settings: Settings, layers: Layers | None) -
                 f"{_where(place)}: {json.dumps(description)}: is the description of the runner {other} too; give each "
                 f"its own{_origin(place, layers)}"
             )
+    if lines:
+        raise SettingsError("\n".join(lines))
+
+
+def _check_owner_tags(settings: Settings, layers: Layers) -> None:
+    """Whether OpenStack takes the tags that name the owner, besides the stack's own."""
+    if layers.owner is None or not isinstance(settings.host, OpenStackHost):
+        return
+    lines = [
+        f"stack name {layers.stack}: the tag {tag} has {len(tag)} characters; OpenStack takes "
+        f"{MAXIMUM_CLOUD_TAG_LENGTH}: shorten the team's or the environment's name"
+        for tag in layers.owner.tags
+        if len(tag) > MAXIMUM_CLOUD_TAG_LENGTH
+    ]
+    number = len(settings.host.tags) + len(layers.owner.tags)
+    if number > MAXIMUM_CLOUD_TAGS:
+        place = ("host", "tags")
+        lines.append(
+            f"{_where(place)}: there are {number} tags with those of the owner, which are added; OpenStack takes "
+            f"{MAXIMUM_CLOUD_TAGS}{_origin(place, layers)}"
+        )
     if lines:
         raise SettingsError("\n".join(lines))
 

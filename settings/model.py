@@ -3,8 +3,8 @@
 Keys are camelCase in the stack file, as everywhere in Pulumi. Descriptions give the unit of sizes and times.
 """
 
+import json
 import re
-from ipaddress import ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
@@ -14,9 +14,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_camel
 from pydantic.json_schema import WithJsonSchema
 
+from renderers.metrics import METRICS_PORT
 from settings import ssh
 from settings.advanced import ManagerKeys, RunnerKeys
 from settings.isolation import volume_mistake
+from settings.networks import canonical
 
 # IPv6 needs 1280 bytes on every link (RFC 8200, section 5); 9216 is the largest jumbo frame that switches carry.
 MINIMUM_MTU = 1280
@@ -34,6 +36,11 @@ MAXIMUM_HOSTS = 99
 # GitLab's limits for a tag's name and for a runner's texts.
 MAXIMUM_TAG_LENGTH = 255
 MAXIMUM_TEXT_LENGTH = 1024
+# Nova's limits for the tags and the metadata of a server (Compute API, "Server tags" and "Server metadata").
+MAXIMUM_CLOUD_TAG_LENGTH = 60
+MAXIMUM_CLOUD_TAGS = 50
+MAXIMUM_METADATA_LENGTH = 255
+_METADATA_KEY = rf"[a-zA-Z0-9\-_:. ]{{1,{MAXIMUM_METADATA_LENGTH}}}"
 # Docker starts no container with less memory: 6 MiB.
 MINIMUM_MEMORY_BYTES = 6 << 20
 _MEMORY = r"^[1-9][0-9]*[kmg]$"
@@ -53,20 +60,35 @@ REGISTRATION_FIELDS = {
 }
 
 
-def _cidr(value: str) -> str:
-    try:
-        network = ip_network(value)
-    except ValueError as error:
-        raise ValueError(f"is not a CIDR ({error}); write a network like 192.0.2.0/24 or 2001:db8::/32") from None
-    if network.prefixlen == 0:
-        raise ValueError("lets the whole internet in; name the networks from which somebody must get there")
-    return value
+def _once(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values))
 
 
 def _tag(value: str) -> str:
     if not value or value != value.strip() or "," in value or len(value) > MAXIMUM_TAG_LENGTH:
         raise ValueError("is not a runner tag; use 1 to 255 characters without a comma or outer blanks")
     return value
+
+
+def _cloud_tag(value: str) -> str:
+    if not re.fullmatch(r"[^,/]+", value) or value != value.strip() or len(value) > MAXIMUM_CLOUD_TAG_LENGTH:
+        raise ValueError(
+            f"is not a tag of OpenStack; use 1 to {MAXIMUM_CLOUD_TAG_LENGTH} characters without a comma, a slash or "
+            "outer blanks"
+        )
+    return value
+
+
+def _metadata(values: dict[str, str]) -> dict[str, str]:
+    for key, value in values.items():
+        if not re.fullmatch(_METADATA_KEY, key):
+            raise ValueError(
+                f"{json.dumps(key)} is not a key of Nova's metadata; use 1 to {MAXIMUM_METADATA_LENGTH} letters, "
+                "digits, blanks and - _ : ."
+            )
+        if len(value) > MAXIMUM_METADATA_LENGTH:
+            raise ValueError(f"{key}: has {len(value)} characters; Nova takes {MAXIMUM_METADATA_LENGTH}")
+    return values
 
 
 def _mtu(value: Any) -> Any:
@@ -201,7 +223,11 @@ def _cpus(value: Any) -> str:
 
 
 Flag = Annotated[bool, BeforeValidator(_flag)]
-Cidr = Annotated[str, AfterValidator(_cidr)]
+Cidr = Annotated[str, AfterValidator(canonical)]
+Cidrs = Annotated[tuple[Cidr, ...], AfterValidator(_once)]
+CloudTag = Annotated[str, AfterValidator(_cloud_tag)]
+CloudTags = Annotated[tuple[CloudTag, ...], AfterValidator(_once), Field(max_length=MAXIMUM_CLOUD_TAGS)]
+Metadata = Annotated[dict[str, str], AfterValidator(_metadata)]
 Tag = Annotated[str, AfterValidator(_tag)]
 Mtu = Annotated[
     int | str,
@@ -387,7 +413,7 @@ class HostOverride(_Model):
     """Image with cloud-init, by name or id."""
     availability_zone: NonEmpty | None = None
     """Nova availability zone."""
-    metadata: dict[str, str] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
     """Nova metadata, besides that of all machines."""
 
 
@@ -442,8 +468,8 @@ class OpenStackHost(_Model):
     anti_affinity: Literal["soft", "hard", "none"] = "soft"
     """Whether the machines of a stack avoid each other's hypervisor; only used when count is above 1."""
     key_pair: KeyPair
-    ssh_from: tuple[Cidr, ...] = Field(min_length=1)
-    """CIDRs from which SSH is allowed. Nothing else may come in, but for `metricsFrom`."""
+    ssh_from: Cidrs = Field(min_length=1)
+    """CIDRs from which SSH is allowed, in any spelling. Nothing else may come in, but for `metricsFrom`."""
     ssh: Ssh = Ssh()
     mtu: Mtu = "auto"
     """Docker's MTU in bytes: auto takes the smallest of the attached networks' from Neutron, a number overrides it."""
@@ -466,12 +492,12 @@ class OpenStackHost(_Model):
     """When images and volumes that nobody uses are removed; false keeps everything."""
     updates: Updates | None = None
     """Unattended security updates; the image's own way when absent."""
-    metrics_from: tuple[Cidr, ...] = ()
+    metrics_from: Cidrs = ()
     """CIDRs from which Prometheus may read metrics of the machines and of the managers, on port 9252; nobody serves any
     when empty."""
-    metadata: dict[str, str] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
     """Nova metadata for the machines."""
-    tags: tuple[Tag, ...] = ()
+    tags: CloudTags = ()
     """Tags for the machines, their ports and the security group."""
     ready_timeout: int = Field(900, ge=30)
     """Seconds to wait for a new machine to boot, install Docker and answer."""
@@ -485,6 +511,12 @@ class OpenStackHost(_Model):
     def _address(self) -> Self:
         if self.ssh.address == "floating" and self.floating_ip_pool is None:
             raise ValueError("ssh.address is floating, which needs floatingIpPool")
+        return self
+
+    @model_validator(mode="after")
+    def _one_service_a_port(self) -> Self:
+        if self.metrics_from and self.ssh.port == METRICS_PORT:
+            raise ValueError(f"ssh.port is {METRICS_PORT}, where metricsFrom has metrics served; leave one out")
         return self
 
     @model_validator(mode="after")

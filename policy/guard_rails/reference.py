@@ -23,12 +23,14 @@ _TAIL = """\
 
 Each policy looks at the inputs of one resource, so at what the program declares, and not at what is really in the
 clouds. The settings that stand nowhere else in a readable form are inputs of the program's own components: `scope`,
-`builds` and `image` of a `Registration`; `flavor` and `image` of a `VirtualMachine`. No other resource has them: the
-server has ids, and config.toml is a secret that a preview does not know before the runner has a token.
+`builds` and `image` of a `Registration`; `flavor` and `image` of a `VirtualMachine`; the same, `plugin`,
+`maxInstances`, `capacityPerInstance` and `metadata` of a `WorkerGroup`; `team`, `hosts` and `workers` of the `Fleet`.
+No other resource has them: the server has ids, workers are no resources, and config.toml is a secret that a preview
+does not know before the runner has a token.
 
 - The user_data of a new machine is not known in its first preview, as its host key is not made yet. The preview then
   says that `no-secret-in-user-data` could not be asked. The update asks it before the machine is made.
-- A policy knows one stack. The cap on machines is one for each stack: what a team may have in an environment.
+- A policy knows one stack. The caps on machines are one for each stack: what a team may have in an environment.
 - A runner with a token of its own was registered elsewhere: whether it is locked and protected cannot be seen.
 - A stack with `host.kind: docker` makes no machines, and the policies for these have nothing to look at.
 - Policies look at stack files through the program. Who can change the program or the pack can do without them:

@@ -18,13 +18,15 @@ Properties = Mapping[str, Any]
 Options = Mapping[str, Any]
 Check = Callable[[Properties, Options], Iterator[str]]
 
-# Resource types; the last two are the program's own components.
+# Resource types; the last four are the program's own components.
 INSTANCE = "openstack:compute/instance:Instance"
 SECURITY_GROUP_RULE = "openstack:networking/secGroupRule:SecGroupRule"
 REMOTE_IMAGE = "docker:index/remoteImage:RemoteImage"
 USER_RUNNER = "gitlab:index/userRunner:UserRunner"
 REGISTRATION = "gitlab-runners:gitlab:Registration"
 VIRTUAL_MACHINE = "gitlab-runners:openstack:VirtualMachine"
+WORKER_GROUP = "gitlab-runners:openstack:WorkerGroup"
+FLEET = "gitlab-runners:index:Fleet"
 
 # What nobody on the internet has as an address (RFC 1918, RFC 6598, RFC 4193, loopback).
 _NOT_PUBLIC = [
@@ -141,6 +143,25 @@ def _flavor(machine: Properties, options: Options) -> Iterator[str]:
     flavor, allowed = machine.get("flavor"), options["flavors"]
     if flavor is not None and allowed and flavor not in allowed:
         yield f"flavor {flavor} is none of {', '.join(allowed)}"
+
+
+def _image(machine: Properties, options: Options) -> Iterator[str]:
+    image, allowed = machine.get("image"), options["images"]
+    if image is not None and allowed and image not in allowed:
+        yield f"image {image} is none of {', '.join(allowed)}"
+
+
+def _plugin(workers: Properties, options: Options) -> Iterator[str]:
+    plugin, allowed = workers.get("plugin"), options["plugins"]
+    if plugin is not None and allowed and not {plugin, plugin.rpartition(":")[0]} & set(allowed):
+        yield f"plugin {plugin} is none of {', '.join(allowed)}"
+
+
+def _machines_at_once(fleet: Properties, options: Options) -> Iterator[str]:
+    hosts, workers = int(fleet.get("hosts") or 0), int(fleet.get("workers") or 0)
+    most = int(options["teams"].get(fleet.get("team"), options["maximum"]))
+    if hosts + workers > most:
+        yield f"there may be {hosts} hosts and {workers} workers at once, and {most} machines are the most"
 
 
 def _host_number(machine: Properties, options: Options) -> Iterator[str]:
@@ -261,9 +282,9 @@ RULES: tuple[Rule, ...] = (
         name="flavor-allowed",
         rule="Machines have a flavor of the list",
         reason="A machine of the wrong size is paid for every hour, and some flavors are somebody else's",
-        fix="Choose one of these for host.flavor",
+        fix="Choose one of these for host.flavor, and for the runner's autoscaler.flavor",
         level="mandatory",
-        types=(VIRTUAL_MACHINE,),
+        types=(VIRTUAL_MACHINE, WORKER_GROUP),
         check=_flavor,
         options={
             "flavors": {
@@ -272,6 +293,63 @@ RULES: tuple[Rule, ...] = (
                 "default": [],
                 "description": "Flavors as stack files name them, by name or id; every flavor when empty.",
             }
+        },
+    ),
+    Rule(
+        name="image-allowed",
+        rule="Machines boot from an image of the list",
+        reason="An image that nobody looks after has old programs, or somebody else's",
+        fix="Choose one of these for host.image, and for the runner's autoscaler.image",
+        level="mandatory",
+        types=(VIRTUAL_MACHINE, WORKER_GROUP),
+        check=_image,
+        options={
+            "images": {
+                "type": "array",
+                "items": {"type": "string"},
+                "default": [],
+                "description": "Images as stack files name them, by name or id; every image when empty.",
+            }
+        },
+    ),
+    Rule(
+        name="plugin-allowed",
+        rule="Workers are made by a plugin of the list",
+        reason="The plugin runs beside the managers, with a login for the cloud and the workers' key",
+        fix="Choose one of these for the runner's autoscaler.plugin",
+        level="mandatory",
+        types=(WORKER_GROUP,),
+        check=_plugin,
+        options={
+            "plugins": {
+                "type": "array",
+                "items": {"type": "string"},
+                "default": [],
+                "description": "Plugins as images, with a version, or without for every version; any when empty.",
+            }
+        },
+    ),
+    Rule(
+        name="machine-cap",
+        rule="A team has no more machines at once in an environment, workers too, than its share",
+        reason="One stack with a typing error in maxInstances takes the quota of all the others",
+        fix="Lower the runners' autoscaler.maxInstances, host.count, or on how many hosts a runner with workers lives",
+        level="mandatory",
+        types=(FLEET,),
+        check=_machines_at_once,
+        options={
+            "maximum": {
+                "type": "integer",
+                "minimum": 0,
+                "default": 20,
+                "description": "Hosts, and the workers that each of their managers may have, together.",
+            },
+            "teams": {
+                "type": "object",
+                "additionalProperties": {"type": "integer", "minimum": 0},
+                "default": {},
+                "description": "Other maxima, by team.",
+            },
         },
     ),
     Rule(
@@ -303,7 +381,7 @@ RULES: tuple[Rule, ...] = (
         reason="A machine without an owner is neither billed nor removed",
         fix="Call the stack `<team>-<environment>`, whose machines name both, or set host.metadata",
         level="mandatory",
-        types=(INSTANCE,),
+        types=(INSTANCE, WORKER_GROUP),
         check=_tagged,
         options={
             "keys": {
@@ -327,9 +405,9 @@ RULES: tuple[Rule, ...] = (
         name="boot-image-by-id",
         rule="The image that machines boot from is given by its id",
         reason="A name that moves to a newer image replaces all machines, at a time that nobody has chosen",
-        fix="Set host.image to the id that `openstack image show` prints",
+        fix="Set host.image, and the runner's autoscaler.image, to the id that `openstack image show` prints",
         level="advisory",
-        types=(VIRTUAL_MACHINE,),
+        types=(VIRTUAL_MACHINE, WORKER_GROUP),
         check=_boot_image,
     ),
 )

@@ -37,6 +37,8 @@ DEFAULTS_KEY = "__defaults"
 # Inputs that the engine itself adds to those of a provider.
 ENGINE_CONFIG = frozenset({"version", "pluginDownloadURL"})
 AUTO_NAME_DIGITS = 7
+# Parts of a URN before the name: urn:pulumi:<stack>, project, types.
+_BEFORE_NAME = 3
 AUTO_NAME_LENGTH = 255
 # The engine starts as many operations at a time as --parallel says (4 a core by default), and each occupies a thread
 # here, a container's drain for as long as its longest job.
@@ -217,7 +219,7 @@ class Plugin(provider.Provider, ABC):
 
     async def check(self, request: provider.CheckRequest) -> provider.CheckResponse:
         """Refuse unknown and wrong inputs; fill in defaults and the automatic name."""
-        resource, kind = self._find(request.type)
+        resource, kind = self._find(request.urn)
         given = {name: value for name, value in request.new_inputs.items() if name != DEFAULTS_KEY}
         wanted = plain_map(given)
         faults = self.facts.faults(kind.properties, wanted)
@@ -239,7 +241,7 @@ class Plugin(provider.Provider, ABC):
 
     async def diff(self, request: provider.DiffRequest) -> provider.DiffResponse:
         """What would change, and what of it replaces the resource."""
-        _, kind = self._find(request.type)
+        _, kind = self._find(request.urn)
         inputs = plain_map(request.new_inputs)
         changes = kind.changes(plain_map(request.old_state), _wanted(inputs))
         replaces = [name for name, change in changes.items() if change.replace]
@@ -258,7 +260,7 @@ class Plugin(provider.Provider, ABC):
 
     async def create(self, request: provider.CreateRequest) -> provider.CreateResponse:
         """Create a resource, or say what is known of it before."""
-        resource, kind = self._find(request.type)
+        resource, kind = self._find(request.urn)
         base = _kept(kind, _wanted(plain_map(request.properties)))
         secret = secret_names(request.properties)
         if request.preview:
@@ -273,7 +275,7 @@ class Plugin(provider.Provider, ABC):
             return self._settled(resource, kind, work.id or "", {**base, **work.once})
 
         outputs = await self._run(
-            f"creating {request.name} ({_token(request.type)})",
+            f"creating {_name(request.urn)} ({_token(request.urn)})",
             create,
             lambda: (work.id, _outputs(kind, {**base, **work.once}, secret)) if self.keeps_half_done else (None, {}),
         )
@@ -281,7 +283,7 @@ class Plugin(provider.Provider, ABC):
 
     async def update(self, request: provider.UpdateRequest) -> provider.UpdateResponse:
         """Change a resource in place, or say what it will be."""
-        resource, kind = self._find(request.type)
+        resource, kind = self._find(request.urn)
         old, wanted = plain_map(request.olds), _wanted(plain_map(request.news))
         base = {
             name: value for name, value in old.items() if name in kind.properties and kind.properties[name].computed
@@ -302,7 +304,7 @@ class Plugin(provider.Provider, ABC):
             return self._settled(resource, kind, request.resource_id, base)
 
         outputs = await self._run(
-            f"updating {request.name} ({_token(request.type)})",
+            f"updating {_name(request.urn)} ({_token(request.urn)})",
             update,
             lambda: (request.resource_id, _outputs(kind, base, secret)) if self.keeps_half_done else (None, {}),
         )
@@ -310,10 +312,10 @@ class Plugin(provider.Provider, ABC):
 
     async def read(self, request: provider.ReadRequest) -> provider.ReadResponse:
         """Read a resource: with a state to refresh it, without one to import it."""
-        resource, kind = self._find(request.type)
+        resource, kind = self._find(request.urn)
         state = {name: value for name, value in plain_map(request.properties).items() if name in kind.properties}
         found = await self._run(
-            f"reading {request.name} ({_token(request.type)})", lambda: resource.read(request.resource_id, state)
+            f"reading {_name(request.urn)} ({_token(request.urn)})", lambda: resource.read(request.resource_id, state)
         )
         if found is None:
             return provider.ReadResponse("")
@@ -338,10 +340,10 @@ class Plugin(provider.Provider, ABC):
 
     async def delete(self, request: provider.DeleteRequest) -> None:
         """Delete a resource."""
-        resource, _ = self._find(request.type)
+        resource, _ = self._find(request.urn)
         work = Work(request.timeout or resource.seconds, self._cancelled)
         await self._run(
-            f"deleting {request.name} ({_token(request.type)})",
+            f"deleting {_name(request.urn)} ({_token(request.urn)})",
             lambda: resource.delete(request.resource_id, plain_map(request.properties), work),
         )
 
@@ -364,8 +366,8 @@ class Plugin(provider.Provider, ABC):
 
     # How it is done
 
-    def _find(self, type: str) -> tuple[Resource, Kind]:
-        token = _token(type)
+    def _find(self, urn: str) -> tuple[Resource, Kind]:
+        token = _token(urn)
         if token not in self._resources:
             raise PluginError(f"{token} is not implemented by the stand-in for the official {self.name} plugin")
         return self._resources[token], self._kinds[token]
@@ -419,9 +421,14 @@ def innermost(error: BaseException) -> str:
     return str(error) if inner is None else innermost(inner)
 
 
-def _token(type: str) -> str:
-    """A resource's own type; the SDK hands over those of its parents as well, as they stand in the URN."""
-    return type.rpartition("$")[2]
+def _token(urn: str) -> str:
+    """A resource's own type; the URN has those of its parents as well."""
+    return urn.split("::", _BEFORE_NAME)[2].rpartition("$")[2]
+
+
+def _name(urn: str) -> str:
+    """A resource's name, which may have "::" in it, as networks of IPv6 have. (The SDK takes its end alone.)"""
+    return urn.split("::", _BEFORE_NAME)[_BEFORE_NAME]
 
 
 def _input(kind: Kind, name: str) -> bool:
@@ -474,4 +481,4 @@ def _auto_name(request: provider.CheckRequest) -> str:
         return request.proposed_name
     # The engine's seed makes the name the same in preview and update; it protects nothing.
     digits = random.Random(request.random_seed or None).choices("0123456789abcdef", k=AUTO_NAME_DIGITS)
-    return f"{request.name[: AUTO_NAME_LENGTH - AUTO_NAME_DIGITS - 1]}-{''.join(digits)}"
+    return f"{_name(request.urn)[: AUTO_NAME_LENGTH - AUTO_NAME_DIGITS - 1]}-{''.join(digits)}"

@@ -55,7 +55,8 @@ def test_a_stack_that_keeps_to_all_policies(stack: Callable[[str], Project], san
 def test_a_stack_that_breaks_them(stack: Callable[[str], Project], tmp_path: Path) -> None:
     project = stack("sandbox")
     levels = tmp_path / "levels.json"
-    levels.write_text(json.dumps(json.loads((PACK / "prod.json").read_text()) | {"host-cap": {"maximum": 1}}))
+    own = {"host-cap": {"maximum": 1}, "image-allowed": {"images": ["ours"]}, "plugin-allowed": {"plugins": ["ours"]}}
+    levels.write_text(json.dumps(json.loads((PACK / "prod.json").read_text()) | own))
 
     def break_all(config: dict[str, Any]) -> None:
         config["host"].update(sshFrom=["80.0.0.0/8"], flavor="m1.large", count=2)
@@ -63,6 +64,12 @@ def test_a_stack_that_breaks_them(stack: Callable[[str], Project], tmp_path: Pat
         shared = config["runners"]["team"]
         del shared["group"]
         shared.update(instance=True)
+        config["runners"]["large"] = {
+            "project": 100,
+            "tags": ["large"],
+            "executor": "autoscaler",
+            "autoscaler": {"plugin": "ghcr.io/anybody/plugin:1.0.0", "maxInstances": 500, "flavor": "m1.large"},
+        }
         config["manager"].update(version="latest")
 
     project.configure(break_all)
@@ -81,6 +88,15 @@ def test_a_stack_that_breaks_them(stack: Callable[[str], Project], tmp_path: Pat
         "(`sandbox-2`)"
     ) in made
     assert "`port 2222 is open to 80.0.0.0/8, which is wider than /16. Name in host.sshFrom" in made
+    # Workers are no resources of the stack: what they may be is seen all the same.
+    for line in (
+        "flavor m1.large is none of m1.small, m1.medium. Choose one of these for host.flavor, and",
+        "there may be 2 hosts and 1000 workers at once, and 12 machines are the most",
+        "plugin ghcr.io/anybody/plugin:1.0.0 is none of ours",
+    ):
+        assert line in made
+    flavors = [name for found in review.plan.violations if found.policy == "flavor-allowed" for name in found.resources]
+    assert any("sandbox-large" in name for name in flavors)
 
 
 @pytest.mark.acceptance

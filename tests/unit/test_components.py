@@ -506,6 +506,29 @@ def test_a_cache_on_the_machine_goes_through_the_proxy_and_is_reached_without_it
     assert direct in config_toml(registered, "dev-1-app")["runners"][0]["environment"]
 
 
+def test_policies_see_workers_and_how_many_machines_there_may_be(registered: Registered) -> None:
+    scaler = Autoscaler(plugin="ghcr.io/p:1.0", flavor="m1.big", max_instances=5, capacity_per_instance=2)
+    more = scaler.model_copy(update={"flavor": None, "max_instances": 7})
+    declare(
+        HOST.model_copy(update={"count": 3, "metadata": {"who": "me"}}),
+        app=RUNNER,
+        big=RUNNER.model_copy(update={"executor": "autoscaler", "autoscaler": scaler, "hosts": (1, "dev-3")}),
+        more=RUNNER.model_copy(update={"executor": "autoscaler", "autoscaler": more}),
+    )
+    seen = registered.inputs("WorkerGroup", "dev-big")
+    assert seen.pop("metadata") == {"who": "me", "pulumi-project": "gitlab-runners", "pulumi-stack": "dev"}
+    assert seen == {
+        "flavor": "m1.big",
+        "image": "debian-13",
+        "plugin": "ghcr.io/p:1.0",
+        "maxInstances": 5,
+        "capacityPerInstance": 2,
+    }
+    assert registered.inputs("WorkerGroup", "dev-more")["flavor"] == "m1.small"
+    fleet = registered.inputs("Fleet", "dev")
+    assert (fleet["hosts"], fleet["workers"]) == (3, 2 * 5 + 3 * 7)
+
+
 def test_workers_have_no_cache_of_their_own(registered: Registered) -> None:
     scaler = Autoscaler(plugin="registry.example/fleeting-plugin-openstack:1.2.3", max_instances=2)
     app = Runner(project=1, tags=("a",), builds="dind", executor="autoscaler", autoscaler=scaler)

@@ -307,6 +307,18 @@ def test_a_description_has_room_for_the_stacks_name(write: Write, room: int) -> 
     ]
 
 
+def test_the_owners_tags_are_such_as_openstack_takes(write: Write) -> None:
+    long = "p" * 49
+    folder = write(
+        **{f"environments/{long}": ENVIRONMENT, "teams/a": TEAM, f"Pulumi.a-{long}": STACK.replace("app:", "a:")}
+    )
+    (line,) = mistakes(folder, f"a-{long}")
+    assert line.endswith("has 61 characters; OpenStack takes 60: shorten the team's or the environment's name")
+    tags = f"    tags: [{', '.join(f't{number}' for number in range(49))}]\n"
+    (line,) = mistakes(write(_stack=STACK.replace("    sshFrom:\n", f"{tags}    sshFrom:\n")))
+    assert line.startswith("gitlab-runners:host.tags: there are 51 tags with those of the owner, which are added")
+
+
 def test_a_team_without_a_list_may_name_any_project(write: Write) -> None:
     folder = write(teams__payments="", _stack=STACK.replace("100", "4711"))
     assert loaded(folder).runners["app"].project == 4711

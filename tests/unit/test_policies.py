@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 from guard_rails.reference import FOLDER, reference
 from guard_rails.rules import (
+    FLEET,
     INSTANCE,
     REGISTRATION,
     REMOTE_IMAGE,
@@ -15,6 +16,7 @@ from guard_rails.rules import (
     SECURITY_GROUP_RULE,
     USER_RUNNER,
     VIRTUAL_MACHINE,
+    WORKER_GROUP,
     Rule,
 )
 
@@ -51,6 +53,11 @@ def owned(**more: Any) -> Properties:
     return {"flavorId": "1", "metadata": {"team": "payments", "environment": "dev"}} | more
 
 
+def fleet(hosts: int, workers: int) -> Properties:
+    # Numbers of Pulumi are such.
+    return {"team": "payments", "hosts": float(hosts), "workers": float(workers)}
+
+
 UNKNOWN = {"builds": "none", "image": "debian:13-slim"}
 BAD = [
     ("no-ssh-from-anywhere", SECURITY_GROUP_RULE, ingress("0.0.0.0/0"), "port 22 is open to 0.0.0.0/0"),
@@ -75,6 +82,16 @@ BAD = [
     ("runner-version-pinned", REMOTE_IMAGE, {"name": "registry.example.com:5000/runner"}, "another image tomorrow"),
     ("job-image-pinned", REGISTRATION, registration(), "debian:13-slim can be another image tomorrow"),
     ("flavor-allowed", VIRTUAL_MACHINE, {"flavor": "m1.huge"}, "flavor m1.huge is none of m1.small, m1.large"),
+    ("flavor-allowed", WORKER_GROUP, {"flavor": "m1.huge"}, "flavor m1.huge is none of m1.small, m1.large"),
+    ("image-allowed", VIRTUAL_MACHINE, {"image": "mine"}, "image mine is none of debian-13, debian-12"),
+    ("image-allowed", WORKER_GROUP, {"image": "mine"}, "image mine is none of debian-13, debian-12"),
+    ("plugin-allowed", WORKER_GROUP, {"plugin": "ghcr.io/me/p:1.0"}, "plugin ghcr.io/me/p:1.0 is none of"),
+    ("plugin-allowed", WORKER_GROUP, {"plugin": "example.org:5000/p:1.0"}, "is none of example.org, pinned:1.0"),
+    ("plugin-allowed", WORKER_GROUP, {"plugin": "pinned:1.1"}, "plugin pinned:1.1 is none of"),
+    ("machine-cap", FLEET, fleet(2, 500), "there may be 2 hosts and 500 workers at once, and 20 machines are the most"),
+    ("machine-cap", FLEET, fleet(21, 0), "there may be 21 hosts and 0 workers at once"),
+    ("machine-tagged", WORKER_GROUP, {"metadata": {"team": "payments"}}, "metadata lacks environment"),
+    ("boot-image-by-id", WORKER_GROUP, {"image": "debian-13"}, "image debian-13 is a name"),
     ("host-cap", INSTANCE, owned(name="payments-dev-5"), "machine 5 of the stack, and 4 is the most"),
     ("host-cap", INSTANCE, owned(name="payments-dev-12"), "machine 12 of the stack, and 4 is the most"),
     ("machine-tagged", INSTANCE, {"metadata": {"team": "payments"}}, "metadata lacks environment"),
@@ -104,13 +121,26 @@ GOOD = [
     ("job-image-pinned", REGISTRATION, registration(image="debian:trixie-20261103-slim")),
     ("job-image-pinned", REGISTRATION, registration(image="registry.example.com:5000/job:c1d26dbc2e9a")),
     ("flavor-allowed", VIRTUAL_MACHINE, {"flavor": "m1.large"}),
+    ("flavor-allowed", WORKER_GROUP, {"flavor": "m1.large"}),
+    ("image-allowed", VIRTUAL_MACHINE, {"image": "debian-12"}),
+    ("image-allowed", WORKER_GROUP, {"image": "debian-13"}),
+    ("plugin-allowed", WORKER_GROUP, {"plugin": "example.org:1.0"}),
+    ("plugin-allowed", WORKER_GROUP, {"plugin": "pinned:1.0"}),
+    ("machine-cap", FLEET, fleet(2, 18)),
+    ("machine-cap", FLEET, {}),
+    ("machine-tagged", WORKER_GROUP, owned()),
+    ("boot-image-by-id", WORKER_GROUP, {"image": "5c8ba6fd-4c6c-4d4f-a8f4-6f2d6bb4a1c0"}),
     ("host-cap", INSTANCE, owned(name="payments-dev-4")),
     ("machine-tagged", INSTANCE, owned()),
     ("no-secret-in-user-data", INSTANCE, {"userData": MACHINE}),
     ("no-secret-in-user-data", INSTANCE, {}),
     ("boot-image-by-id", VIRTUAL_MACHINE, {"image": "5c8ba6fd-4c6c-4d4f-a8f4-6f2d6bb4a1c0"}),
 ]
-OPTIONS: dict[str, dict[str, Any]] = {"flavor-allowed": {"flavors": ["m1.small", "m1.large"]}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "flavor-allowed": {"flavors": ["m1.small", "m1.large"]},
+    "image-allowed": {"images": ["debian-13", "debian-12"]},
+    "plugin-allowed": {"plugins": ["example.org", "pinned:1.0"]},
+}
 
 
 def identified(cases: list[Any]) -> list[Any]:
@@ -144,14 +174,18 @@ def test_options_are_laid_over_the_defaults() -> None:
     assert cap.violations(INSTANCE, machine, {"maximum": 5.0}) == []
     assert cap.violations(INSTANCE, machine, {"teams": {"payments": 5.0}}) == []
     assert cap.violations(INSTANCE, machine, {"maximum": 9.0, "teams": {"payments": 4.0}}) != []
+    machines = rule_of("machine-cap")
+    assert machines.violations(FLEET, fleet(2, 4), {"maximum": 5.0}) != []
+    assert machines.violations(FLEET, fleet(2, 4), {"maximum": 5.0, "teams": {"payments": 6.0}}) == []
     shared = rule_of("no-privileged-builds-on-shared-runner")
     group = registration(scope="group_type", builds="dind")
     assert shared.violations(REGISTRATION, group) == []
     assert shared.violations(REGISTRATION, group, {"scopes": ["group_type"]}) != []
 
 
-def test_any_flavor_will_do_where_none_is_named() -> None:
-    assert rule_of("flavor-allowed").violations(VIRTUAL_MACHINE, {"flavor": "m1.huge"}) == []
+def test_anything_will_do_where_nothing_is_named() -> None:
+    for rule, seen in (("flavor-allowed", "flavor"), ("image-allowed", "image"), ("plugin-allowed", "plugin")):
+        assert rule_of(rule).violations(WORKER_GROUP, {seen: "any"}) == []
 
 
 def test_a_violation_tells_no_secret() -> None:

@@ -13,6 +13,7 @@ from renderers.config_toml import Cache, ConfigToml, Dind, Limits, config_toml
 from settings import DockerHost, ObjectStoreCache, OpenStackHost, Prune, S3Cache, Settings, SettingsError, load
 from settings.advanced import FREE_OF_DOCKER, REFUSED_OF_RUNNERS, known_keys
 from settings.layers import owner_of
+from settings.networks import spellings
 from settings.reference import page
 from settings.schema import SCHEMAS, stack_file_schema
 from tests.certificates import certificate
@@ -351,6 +352,23 @@ def test_the_cache_is_set_in_one_place() -> None:
         ({"host": HOST | {"ssh": {"jump_host": "x"}}}, "host.ssh.jump_host: unknown key; did you mean jumpHost?"),
         ({"gitlab_url": "https://gitlab.example"}, "gitlab_url: unknown key; did you mean gitlabUrl?"),
         ({"host": HOST | {"sshFrom": ["::/0"]}}, 'host.sshFrom[0]: "::/0": lets the whole internet'),
+        ({"host": HOST | {"sshFrom": ["fe80::%eth0/64"]}}, 'host.sshFrom[0]: "fe80::%eth0/64": is not a CIDR'),
+        ({"host": HOST | {"sshFrom": ["::ffff:192.0.2.7"]}}, 'host.sshFrom[0]: "::ffff:192.0.2.7": is IPv4 in IPv6'),
+        ({"host": HOST | {"sshFrom": ["::192.0.2.0/120"]}}, 'host.sshFrom[0]: "::192.0.2.0/120": is IPv4 in IPv6'),
+        (
+            {"host": HOST | {"metricsFrom": ["192.0.2.7"], "ssh": {"port": 9252}}},
+            "host: ssh.port is 9252, where metricsFrom has metrics served",
+        ),
+        ({"host": HOST | {"tags": ["ci/docker"]}}, 'host.tags[0]: "ci/docker": is not a tag of OpenStack'),
+        ({"host": HOST | {"tags": ["a,b"]}}, 'host.tags[0]: "a,b": is not a tag of OpenStack'),
+        ({"host": HOST | {"tags": ["t" * 61]}}, f'host.tags[0]: "{"t" * 61}": is not a tag of OpenStack'),
+        ({"host": HOST | {"tags": list(map(str, range(51)))}}, "host.tags: "),
+        ({"host": HOST | {"metadata": {"a/b": "c"}}}, 'host.metadata: "a/b" is not a key of Nova\'s metadata'),
+        ({"host": HOST | {"metadata": {"a": "b" * 256}}}, "host.metadata: a: has 256 characters; Nova takes 255"),
+        (
+            {"host": HOST | {"overrides": {"1": {"metadata": {"ä": "b"}}}}},
+            'host.overrides.1.metadata: "\\u00e4" is not a key of Nova\'s metadata',
+        ),
         (
             {"host": HOST | {"dockerVolume": {"size": 0}}},
             "host.dockerVolume.size: 0: should be greater than or equal to 1",
@@ -571,6 +589,31 @@ def test_jobs_get_no_folder_with_which_they_would_have_the_host(volume: str, lin
 )
 def test_other_volumes_are_possible(volume: str) -> None:
     assert loaded(runners={"app": RUNNER | {"volumes": [volume]}}).runners["app"].volumes == (volume,)
+
+
+@pytest.mark.parametrize(
+    ("given", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7/32"),
+        ("192.0.2.0/255.255.255.0", "192.0.2.0/24"),
+        ("2001:DB8::/32", "2001:db8::/32"),
+        ("2001:0db8:0000:0000:0000:0000:0000:0000/32", "2001:db8::/32"),
+        ("2001:DB8::1", "2001:db8::1/128"),
+        ("::1", "::1/128"),
+    ],
+)
+def test_a_network_has_one_spelling_and_is_said_once(given: str, network: str) -> None:
+    host = loaded(host=HOST | {"sshFrom": [given, network, given], "metricsFrom": [network, given]}).host
+    assert isinstance(host, OpenStackHost)
+    assert host.ssh_from == host.metrics_from == (network,)
+    assert given in spellings(network)
+    assert network not in spellings(network)
+
+
+def test_tags_are_said_once_too() -> None:
+    host = loaded(host=HOST | {"tags": ["a", "b", "a"]}).host
+    assert isinstance(host, OpenStackHost)
+    assert host.tags == ("a", "b")
 
 
 ADVANCED: dict[str, Any] = {
