@@ -5,7 +5,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from clients import ClientError
@@ -86,15 +86,18 @@ class Engine:
         command = ["-c", script]
         await self._call(lambda c: c.containers.run(image, command, entrypoint="sh", remove=True, **options))
 
-    async def quit(self, container: str) -> None:
-        """Sends SIGQUIT, after which a manager takes no job and ends with its last one; dockerd leaves it at that."""
+    async def quit(self, container: str, signal: Literal["QUIT", "TERM"] = "QUIT") -> None:
+        """Sends SIGQUIT, after which a manager takes no job and ends with its last one; dockerd leaves it at that.
+
+        SIGTERM aborts its jobs.
+        """
         if self._ssh:
             await self._docker("update", "--restart=no", container)
-            await self._docker("kill", "--signal=QUIT", container)
+            await self._docker("kill", f"--signal={signal}", container)
             return
         policy: Any = {"Name": "no"}  # Unknown to the stubs.
         await self._call(lambda client: client.api.update_container(container, restart_policy=policy))
-        await self._call(lambda client: client.api.kill(container, "QUIT"))
+        await self._call(lambda client: client.api.kill(container, signal))
 
     async def _docker(self, *words: str) -> str:
         parts = urlsplit(self._url)

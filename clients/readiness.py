@@ -172,8 +172,15 @@ class Remnants:
 
         Raises ClientError.
         """
-        which = {"container": {"status": "created"}, "volume": {"dangling": "true"}}[kind]
-        which["label"] = "=".join(label)
+        unused = {"container": {"status": "created"}, "volume": {"dangling": "true"}}
+        return await self._found(kind, label, unused[kind])
+
+    async def labelled(self, kind: Kind, label: tuple[str, str]) -> dict[str, dict[str, str]]:
+        """The same of all containers or volumes with a label."""
+        return await self._found(kind, label, {})
+
+    async def _found(self, kind: Kind, label: tuple[str, str], more: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        which = {**more, "label": "=".join(label)}
         if self._engine is not None:
             with _explained(self._engine):
                 return await in_thread(_unused, self._engine, kind, which)
