@@ -159,7 +159,7 @@ class _StillRuns(ClientError):
 
 
 @dataclass(frozen=True)
-class _Removal:
+class Removal:
     """The removal of what was found: its jobs first."""
 
     unknown: Unknown
@@ -299,7 +299,7 @@ def _orphans(stack: Stack, *, remove: bool) -> int:
         _tell_doubtful(unknown, runners)
         print(f"To get a state back: {RECOVERY_PAGE}. To remove these: make orphans STACK={name} REMOVE={name}")
         return 1
-    kept = _Removal(unknown, things, marked).run()
+    kept = Removal(unknown, things, marked).run()
     _tell_doubtful(unknown, runners)
     if kept:
         raise Failure(f"not removed: {'; '.join(kept)}")

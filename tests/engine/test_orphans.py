@@ -124,3 +124,32 @@ def test_nothing_is_removed_for_another_name_or_without_a_state(
         Failure, match=r"^the stack's state cannot be read: .*; without it nothing is told, and nothing"
     ):
         orphans(nowhere, remove=True)
+
+
+def test_a_server_that_the_state_lost_is_imported_and_goes_with_its_machine(sandbox: Sandbox, fresh: Project) -> None:
+    """As docs/how-to/recover-a-state.md has it."""
+    fresh.up()
+    (server,) = sandbox.openstack.compute.servers()
+    urns = {each["urn"].rpartition("$")[2]: each["urn"] for each in fresh.export()["deployment"]["resources"]}
+    stack, instance = f"--stack={fresh.stack}", "openstack:compute/instance:Instance"
+    lost = fresh.run("state", "delete", urns[f"{instance}::sandbox-1"], "--target-dependents", "--yes", stack)
+    assert lost.status == 0, lost.output
+    runner = sandbox.gitlab.runners.get(fresh.outputs()["runners"]["app"]["id"])
+    runner.paused = True
+    runner.save()
+    machine = urns["gitlab-runners:openstack:VirtualMachine::sandbox-1"]
+    named = ["sandbox-1", server.id, f"--parent=machine={machine}"]
+    options = [stack, "--protect=false", "--generate-code=false", "--yes", "--skip-preview"]
+    imported = fresh.run("import", instance, *named, *options, config=True)
+    assert imported.status == 0, imported.output
+    key = urns["pulumi-python:dynamic/ssh:HostKey::sandbox-1"]
+    assert f"pulumi up --replace '{key}'" in " ".join(fresh.failing_preview().output.split())
+    fresh.up("--replace", key)
+    assert [each.id for each in sandbox.openstack.compute.servers()] not in ([], [server.id])
+    runner.paused = False
+    runner.save()
+    assert fresh.preview() == {}
+    job = sandbox.wait_for_job(sandbox.put_job(["true"]))
+    assert job["status"] == "success"
+    fresh.destroy()
+    assert sandbox.inventory() == NOTHING
