@@ -3,6 +3,7 @@
 import base64
 import gzip
 from collections.abc import Iterator
+from secrets import token_hex
 
 import pytest
 
@@ -19,13 +20,9 @@ def fresh(fresh: Project, sandbox: Sandbox) -> Iterator[Project]:
     assert sandbox.inventory() == NOTHING
 
 
-def trust(project: Project, number: int) -> None:
-    """Further CAs, each of which makes the user_data longer."""
-    project.configure(lambda config: config["host"].update(caCertificates=[certificate() for _ in range(number)]))
-
-
 def test_a_long_text_is_compressed_and_the_machine_reads_it(fresh: Project, sandbox: Sandbox) -> None:
-    trust(fresh, 130)
+    certificates = [certificate() for _ in range(130)]
+    fresh.configure(lambda config: config["host"].update(caCertificates=certificates))
     fresh.up()
     assert fresh.preview() == {}
     assert fresh.refresh() == {}
@@ -37,10 +34,12 @@ def test_a_long_text_is_compressed_and_the_machine_reads_it(fresh: Project, sand
 
 
 def test_one_that_is_too_long_is_refused_before_anything_is_made(fresh: Project, sandbox: Sandbox) -> None:
-    trust(fresh, 800)
+    # Pulumi itself hands over no more than 128 KiB of configuration.
+    mirrors = [f"https://{token_hex(30)}.example.org" for _ in range(1000)]
+    fresh.configure(lambda config: config["host"].update(registryMirrors=mirrors))
     for result in (fresh.failing_preview(), fresh.try_up()):
         assert result.status != 0
         (line,) = result.errors
         assert "gitlab-runners:host: user_data would have" in line
-        assert "host.caCertificates" in line
+        assert "host.registryMirrors" in line
     assert sandbox.inventory() == NOTHING
