@@ -99,7 +99,8 @@ class Leftovers:
         def look() -> None:
             try:
                 if args.type == _RUNNER:
-                    self._runner(creation)
+                    if self._gitlab is not None:
+                        _runner(self._gitlab, creation)
                 elif self._reaches_cloud(creation):
                     with explained():
                         _LOOKS[args.type](self._catalogue.connection, creation)
@@ -158,23 +159,6 @@ class Leftovers:
 
             await in_thread(grow)
 
-    def _runner(self, creation: "_Creation") -> None:
-        runner = creation.inputs
-        if self._gitlab is None:
-            return
-        if not self._gitlab.can_list:
-            pulumi.log.debug("the GitLab token lacks read_api: cannot look for runners that an interrupted update left")
-            return
-        scope: Scope = runner["runnerType"]
-        owner = runner.get("projectId") or runner.get("groupId")
-        described = self._gitlab.runners(scope, owner and int(owner), runner["description"])
-        for id_ in sorted(creation.unknown(str(each) for each in described)):
-            if described[int(id_)]:
-                creation.remove("runner", id_, self._gitlab.delete_runner, int(id_))
-            elif pulumi.get_stack() in runner["description"]:
-                # A description without the stack's name may be anybody's.
-                creation.stop(f"runner {id_} of GitLab has the description {runner['description']} and was in use")
-
 
 @dataclass(frozen=True)
 class _Creation:
@@ -189,6 +173,10 @@ class _Creation:
     @property
     def name(self) -> str:
         return self.urn.rpartition("::")[2]
+
+    @property
+    def stack(self) -> str:
+        return self.urn.removeprefix("urn:pulumi:").partition("::")[0]
 
     def text(self, key: str) -> str | None:
         """An input that is text; None where it is not known yet."""
@@ -226,6 +214,22 @@ class _Creation:
 
 def _said(kind: str, id_: str) -> None:
     pulumi.log.warn(f"removing {kind} {id_}, which an interrupted update left behind")
+
+
+def _runner(gitlab: GitLab, creation: _Creation) -> None:
+    if not gitlab.can_list:
+        pulumi.log.debug("the GitLab token lacks read_api: cannot look for runners that an interrupted update left")
+        return
+    runner = creation.inputs
+    scope: Scope = runner["runnerType"]
+    owner = runner.get("projectId") or runner.get("groupId")
+    described = gitlab.runners(scope, owner and int(owner), runner["description"])
+    for id_ in sorted(creation.unknown(str(each) for each in described)):
+        if described[int(id_)]:
+            creation.remove("runner", id_, gitlab.delete_runner, int(id_))
+        elif creation.stack in runner["description"]:
+            # A description without the stack's name may be anybody's.
+            creation.stop(f"runner {id_} of GitLab has the description {runner['description']} and was in use")
 
 
 def _instance(cloud: Connection, creation: _Creation) -> None:

@@ -15,7 +15,7 @@ from review.files import FileChange, changed_files_of, runners_to_declare
 from review.hosts import GitLabMergeRequest, Host, base_of, host_of
 from review.plan import Plan, PlanError, read
 from review.previews import Preview, is_tried_out, previews, redacted
-from review.stacks import GitError, Stacks, Touched, changed_files, merge_base, stacks_at, touched
+from review.stacks import GitError, Stacks, Touched, changed_files, merge_base, refusals, stacks_at, touched
 from scripts.console import Failure, failures_in_one_line
 from scripts.stack import require_name
 from scripts.toolchain import ROOT
@@ -79,6 +79,9 @@ def _report(asked: argparse.Namespace, opened: ExitStack) -> Report:
     else:
         raise Failure("nothing says what changed: name a revision with --base, or stacks with --stack")
     made: dict[str, Preview] = {name: _given(file) for name, file in asked.plan}
+    if base is not None:
+        refused = refusals(chosen.stacks, before, after)
+        made |= {stack: (Plan(), why) for stack, why in refused.items()}
     left = [stack for stack in chosen.stacks if stack not in made]
     made |= previews(left, asked.at_once, with_policies=asked.policies)
     reviews = [

@@ -9,6 +9,10 @@ from review import HostError
 
 _TIMEOUT_SECONDS = 60
 _PER_PAGE = 100
+# Whom a workflow's GITHUB_TOKEN makes the author (GitHub docs, "GITHUB_TOKEN"). It cannot ask for its own user.
+_ACTIONS = "github-actions[bot]"
+# How tokens of users begin (GitHub docs, "GitHub's token formats"); those of apps, GITHUB_TOKEN too, begin with ghs_.
+_OF_USERS = ("ghp_", "github_pat_", "gho_", "ghu_")
 LIMIT = 65_000
 """Characters of a comment or issue; GitHub takes 65,536 (its answer to a longer one)."""
 
@@ -18,7 +22,8 @@ class GitHub:
 
     def __init__(self, api_url: str, repository: str, token: str, needs: str) -> None:
         """`api_url` as in GITHUB_API_URL, `repository` as owner/name, `needs` the permission that a job must have."""
-        self.issues = f"{api_url.rstrip('/')}/repos/{repository}/issues"
+        self._url, self._is_users = api_url.rstrip("/"), token.startswith(_OF_USERS)
+        self.issues = f"{self._url}/repos/{repository}/issues"
         self._needs = needs
         self._session = requests.Session()
         self._session.headers.update(
@@ -28,6 +33,10 @@ class GitHub:
                 "X-GitHub-Api-Version": "2022-11-28",
             }
         )
+
+    def login(self) -> str:
+        """The login of whoever writes with this token. Raises HostError."""
+        return str(self._call("GET", f"{self._url}/user", "its user").json()["login"]) if self._is_users else _ACTIONS
 
     def all(self, url: str, what: str, **asked: str) -> Iterator[dict[str, Any]]:
         """Everything that a list has, page by page. `what` names it in errors. Raises HostError."""

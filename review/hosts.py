@@ -4,12 +4,14 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import gitlab
 import requests
 from gitlab.exceptions import GitlabAuthenticationError, GitlabError
 
+from clients import ClientError
+from clients.origin import keep_credentials
 from review import HostError
 from review.comment import MARKER
 from review.github import LIMIT, GitHub
@@ -58,11 +60,11 @@ class GitLabMergeRequest:
         it is used.
         """
         self._place, self._job = place, job
-        verify = ca_file or True
-        self._client = (
-            gitlab.Gitlab(place.url, job_token=token, ssl_verify=verify, timeout=_TIMEOUT_SECONDS)
-            if job
-            else gitlab.Gitlab(place.url, private_token=token, ssl_verify=verify, timeout=_TIMEOUT_SECONDS)
+        tokens: dict[str, Any] = {"job_token" if job else "private_token": token}
+        session = requests.Session()
+        keep_credentials(session, "check CI_API_V4_URL", place.url)
+        self._client = gitlab.Gitlab(
+            place.url, **tokens, ssl_verify=ca_file or True, timeout=_TIMEOUT_SECONDS, session=session
         )
 
     def post(self, body: str, *, create: bool = True) -> str | None:
@@ -71,18 +73,19 @@ class GitLabMergeRequest:
             project = self._client.projects.get(self._place.project, lazy=True)
             request = project.mergerequests.get(self._place.iid, lazy=True)
             # Whoever may comment can copy the marker: only notes of this token's own user count.
-            user = None if self._job else self._user()
+            user = self._user()
             for note in request.notes.list(iterator=True, per_page=_PER_PAGE, sort="asc", order_by="created_at"):
-                if is_ours(note.body) and not note.system and user in (None, note.author["id"]):
+                if is_ours(note.body) and not note.system and note.author["id"] == user:
                     if note.body.strip() != body.strip():
                         request.notes.update(note.id, {"body": body})
                     return self._address(note.id)
             return self._address(request.notes.create({"body": body}).id) if create else None
 
     def _user(self) -> int:
-        answer = self._client.http_get("/user")
+        """Id of whoever writes with this token; a job's acts for the user who started it (GitLab docs, Jobs API)."""
+        answer = self._client.http_get("/job" if self._job else "/user")
         assert isinstance(answer, dict)
-        return int(answer["id"])
+        return int(answer["user"]["id"] if self._job else answer["id"])
 
     def _address(self, note: int) -> str:
         place = self._place
@@ -107,6 +110,8 @@ class GitLabMergeRequest:
             raise HostError(f"GitLab at {self._place.url} refuses to show or change {what} ({message}){hint}") from None
         except requests.RequestException as error:
             raise HostError(f"GitLab at {self._place.url} cannot be reached: {' '.join(str(error).split())}") from None
+        except ClientError as error:
+            raise HostError(str(error)) from None
 
 
 class GitHubPullRequest:
@@ -122,8 +127,11 @@ class GitHubPullRequest:
 
     def post(self, body: str, *, create: bool = True) -> str | None:
         """See Host."""
+        # Whoever may comment can copy the marker: only comments of this token's own user count.
+        login = self._github.login()
         for comment in self._github.all(self._comments, self._what):
-            if is_ours(comment["body"]):
+            # The user of an account that was deleted is null.
+            if is_ours(comment["body"]) and (comment.get("user") or {}).get("login") == login:
                 if comment["body"].strip() != body.strip():
                     url = f"{self._github.issues}/comments/{comment['id']}"
                     self._github.send("PATCH", url, self._what, {"body": body})

@@ -7,6 +7,8 @@ import gitlab
 import requests
 from gitlab.exceptions import GitlabError
 
+from clients import ClientError
+from clients.origin import keep_credentials
 from review import HostError
 from review.github import LIMIT, GitHub
 
@@ -44,7 +46,11 @@ class GitLabIssues:
     def __init__(self, url: str, project: str, token: str, ca_file: str | None = None) -> None:
         """GitLab's web URL, the project's id or path, a token with the scope api; `ca_file` names further CAs."""
         self._url, self._project = url, project
-        self._client = gitlab.Gitlab(url, private_token=token, ssl_verify=ca_file or True, timeout=_TIMEOUT_SECONDS)
+        session = requests.Session()
+        keep_credentials(session, "check CI_API_V4_URL", url)
+        self._client = gitlab.Gitlab(
+            url, private_token=token, ssl_verify=ca_file or True, timeout=_TIMEOUT_SECONDS, session=session
+        )
 
     def post(self, body: str, *, is_open: bool) -> str | None:
         """See Tracker."""
@@ -61,6 +67,8 @@ class GitLabIssues:
             ) from None
         except requests.RequestException as error:
             raise HostError(f"GitLab at {self._url} cannot be reached: {' '.join(str(error).split())}") from None
+        except ClientError as error:
+            raise HostError(str(error)) from None
 
     def _post(self, body: str, is_open: bool) -> str | None:
         issues = self._client.projects.get(self._project, lazy=True).issues
@@ -82,17 +90,17 @@ class GitHubIssues:
     """The issues of a repository of GitHub or a GitHub Enterprise Server."""
 
     limit = LIMIT
-    # Whom a workflow's GITHUB_TOKEN makes the author.
-    _CREATOR = "github-actions[bot]"
     _WHAT = "the issues of this repository"
 
     def __init__(self, api_url: str, repository: str, token: str) -> None:
-        """`api_url` as in GITHUB_API_URL, `repository` as owner/name, a workflow's GITHUB_TOKEN."""
+        """`api_url` as in GITHUB_API_URL, `repository` as owner/name, a workflow's GITHUB_TOKEN or a user's."""
         self._github = GitHub(api_url, repository, token, "issues: write")
 
     def post(self, body: str, *, is_open: bool) -> str | None:
         """See Tracker."""
-        for issue in self._github.all(self._github.issues, self._WHAT, state="open", creator=self._CREATOR):
+        # Whoever may open issues can copy the marker: only those of this token's own user count.
+        creator = self._github.login()
+        for issue in self._github.all(self._github.issues, self._WHAT, state="open", creator=creator):
             # Pull requests are issues too.
             if "pull_request" not in issue and is_ours(issue["body"]):
                 change = {} if issue["body"].strip() == body.strip() else {"body": body}

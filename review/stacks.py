@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,7 +13,8 @@ from typing import Any
 from clients.gitlab import instance_url
 from review.plan import SECRET
 from settings import Settings, SettingsError, layers, load
-from settings.yaml_file import Location
+from settings.cli_keys import changes, copies
+from settings.yaml_file import Location, Origin, Value, read
 
 FOLDER = "stacks"
 # Everything else is the program, which touches every stack: what is new is rather previewed once too often.
@@ -59,6 +60,10 @@ class Stacks:
             found = [own]
         return [file.relative_to(self._root).as_posix() for file in found]
 
+    def own_file(self, stack: str) -> Path:
+        """The stack's own file, whether it exists or not."""
+        return layers.stack_file(stack, self._folder)
+
     def settings(self, stack: str) -> Settings | None:
         """What a stack says, with secrets replaced; None where that is nothing or wrong, which the preview tells."""
         if not self.files(stack):
@@ -79,6 +84,40 @@ class Stacks:
         values = layers.effective(stack, folder=self._folder).values.plain
         masked = {key: _without_secrets(value, (key,)) for key, value in values.items()}
         return {key: value if isinstance(value, str) else json.dumps(value) for key, value in masked.items()}
+
+
+def refusals(stacks: Iterable[str], before: Stacks, after: Stacks) -> dict[str, str]:
+    """Why Pulumi must not even read the files of some stacks as a change has them, by the stacks' names.
+
+    What stands at the top of a file is not for a change under review to set, and no secret may be one that another
+    stack had.
+    """
+    was = {name: _document(before.own_file(name)) for name in before.names()}
+    named = [each.content["secretsprovider"] for each in was.values() if "secretsprovider" in each.content]
+    providers = frozenset(str(each.plain) for each in named)
+    found = {}
+    for stack in stacks:
+        document = _document(after.own_file(stack))
+        others = (before.own_file(name) for name in was if name != stack)
+        lines = "; ".join(
+            [
+                *changes(was.get(stack), document, providers),
+                *copies(document, others, " as it was before the change"),
+            ]
+        )
+        if lines:
+            for side in (before, after):
+                lines = lines.replace(f"{side.own_file(stack).parent}/", f"{FOLDER}/")
+            found[stack] = lines
+    return found
+
+
+def _document(file: Path) -> Value:
+    """A stack's file; one that is no YAML says nothing, and Pulumi does not take it either."""
+    try:
+        return read(file)
+    except SettingsError:
+        return Value(Origin(file, None), {})
 
 
 def _without_secrets(value: Any, location: Location) -> Any:

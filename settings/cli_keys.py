@@ -33,7 +33,7 @@ def unknown_keys(document: Value) -> Iterator[str]:
 def copies(document: Value, others: Iterable[Path], when: str = "") -> Iterator[str]:
     """A line for each secret of a stack's file that stands in another stack's file too, and for a key with secrets.
 
-    The stacks that share a key and hold no secret have nothing to lose. `when` says of which time the others are.
+    Of stacks that share a key only those matter that hold secrets. `when` says of which time the others are.
     """
     secrets = list(_secrets(document, ()))
     if not secrets:
@@ -41,6 +41,8 @@ def copies(document: Value, others: Iterable[Path], when: str = "") -> Iterator[
     known: dict[bytes, Origin] = {}
     for other in others:
         text = other.read_text(encoding="utf-8")
+        if "secure" not in text:
+            continue
         for found in _BASE64.finditer(text):
             known.setdefault(_decoded(found[0]), Origin(other, text.count("\n", 0, found.start()) + 1))
     for name, value in secrets:
@@ -50,12 +52,12 @@ def copies(document: Value, others: Iterable[Path], when: str = "") -> Iterator[
                 f"{value.origin}: {name}: is the encrypted value of {there}{when}; a secret is encrypted for one "
                 "stack: encrypt it anew, with `pulumi config set --secret`"
             )
-    for key in _KEYS:
-        value = document.content.get(key)
-        there = known.get(_decoded(str(value.content))) if value is not None else None
-        if value is not None and there is not None:
+    for key in [key for key in _KEYS if key in document.content]:
+        value = document.content[key]
+        there = known.get(_decoded(str(value.content)))
+        if there is not None:
             yield (
-                f"{value.origin}: {key}: is that of {there}{when}: a stack with secrets has a key of its own; "
+                f"{value.origin}: {key}: is that of {there}{when}; a stack with secrets has a key of its own: "
                 "make one with `pulumi stack change-secrets-provider`"
             )
 
@@ -73,7 +75,7 @@ def changes(before: Value | None, after: Value, providers: frozenset[str]) -> It
         was, now = (each[key].plain if key in each else None for each in (old, after.content))
         if was == now or (has_none and key == "encryptionsalt"):
             continue
-        if before is None and (key == "encryptedkey" or now in providers):
+        if before is None and (key == "encryptedkey" or (key == "secretsprovider" and now in providers)):
             continue
         origin = after.content[key].origin if key in after.content else Origin(after.origin.file, None)
         reason = "differs from what it was" if key in old else "is new"

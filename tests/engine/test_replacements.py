@@ -8,7 +8,7 @@ import pytest
 from tests.engine.harness import NOTHING, Project, Sandbox
 from tests.engine.load import JOB_LABEL
 
-pytestmark = [pytest.mark.docker, pytest.mark.xdist_group("replacements")]
+pytestmark = [pytest.mark.docker, pytest.mark.acceptance, pytest.mark.xdist_group("replacements")]
 
 RULE = "sandbox-ssh-127.0.0.0/8"
 

@@ -22,6 +22,7 @@ from review.hosts import GitLabMergeRequest, MergeRequest
 from sandbox.gitlab import Tokens, gitlab_app, seed
 from sandbox.gitlab.access import ADMINISTRATOR_ID, PLATFORM_ID
 from sandbox.gitlab.issues import ISSUES
+from sandbox.gitlab.notes import NOTES
 from sandbox.store import Store
 
 GROUP_A, GROUP_B = 10, 11
@@ -446,9 +447,12 @@ def test_notes_belong_to_their_merge_request_and_their_author(sandbox: Sandbox) 
         platform.notes.create({"body": "x"})
 
 
-def test_the_preview_comment_is_one_note_that_is_updated(sandbox: Sandbox) -> None:
+def test_the_preview_comment_is_one_note_that_is_updated(sandbox: Sandbox, tmp_path: Path) -> None:
     request = merge_request(sandbox)
-    person = request.notes.create({"body": "looks good"})
+    person = request.notes.create({"body": f"{MARKER}\nlooks good"})
+    with closing(Store(tmp_path / "store.sqlite")) as store:
+        # No seeded token of another user may write one.
+        store.put(NOTES, str(person.id), (store.get(NOTES, str(person.id)) or {}) | {"author_id": PLATFORM_ID})
     place = MergeRequest(sandbox.url, str(PROJECT_A), request.iid)
     host = GitLabMergeRequest(place, sandbox.tokens.administrator, job=False)
     assert host.post(f"{MARKER}\nnothing", create=False) is None

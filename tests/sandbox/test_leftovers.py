@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import gitlab
 import pulumi
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,9 +19,10 @@ from openstack.connection import Connection
 
 from clients import ClientError
 from clients.doubles import check_no_doubles
+from clients.gitlab import GitLab
 from clients.openstack import Catalogue
 from clients.state import State, StateUnknown
-from components.leftovers import _LOOKS, HOST_KEY_METADATA, _Creation
+from components.leftovers import _LOOKS, HOST_KEY_METADATA, _Creation, _runner
 from tests.sandbox.inprocess import InProcess
 
 VM = "urn:pulumi:dev::gitlab-runners::gitlab-runners:index:Fleet$gitlab-runners:openstack:VirtualMachine"
@@ -329,6 +331,63 @@ def test_a_container_that_is_not_the_stacks_is_not_taken_over(cloud: Connection)
     inputs = {"name": "dev-cache", "metadata": {"pulumi-stack": "other"}}
     with pytest.raises(ClientError, match=r"set cache\.container"):
         look(cloud, Thing(thing.type, "dev-cache", inputs, thing.is_there), state_of())
+
+
+@dataclass
+class Runners:
+    """A project's runners in the GitLab double."""
+
+    clouds: InProcess
+
+    def __post_init__(self) -> None:
+        self.client = gitlab.Gitlab(self.clouds.gitlab_url, private_token=self.clouds.tokens.administrator)
+
+    def register(self, description: str = "dev app", *, used: bool = False) -> str:
+        body = {"runner_type": "project_type", "project_id": 100, "description": description, "run_untagged": True}
+        made: Any = self.client.http_post("/user/runners", post_data=body)
+        if used:
+            self.client.http_post("/runners/verify", post_data={"token": made["token"], "system_id": "s_123456789012"})
+        return str(made["id"])
+
+    def look(self, state: State, description: str = "dev app") -> None:
+        type_ = "gitlab:index/userRunner:UserRunner"
+        urn = f"urn:pulumi:dev::gitlab-runners::gitlab-runners:index:Fleet${type_}::dev-app"
+        inputs = {"runnerType": "project_type", "projectId": 100, "description": description}
+        asked = GitLab(self.clouds.gitlab_url, {"token": self.clouds.tokens.platform}, {})
+        _runner(asked, _Creation(urn, type_, inputs, state, preview=False))
+
+    def ids(self) -> set[str]:
+        return {str(each.id) for each in self.client.runners_all.list(get_all=True)}
+
+
+@pytest.fixture
+def runners(tmp_path: Path) -> Iterator[Runners]:
+    with InProcess(tmp_path / "store.sqlite") as served:
+        yield Runners(served)
+
+
+def test_a_runner_that_never_contacted_gitlab_goes_only_where_the_state_does_not_know_it(runners: Runners) -> None:
+    """One whose manager never came up has a successor when its token is rotated."""
+    known, remnant = runners.register(), runners.register()
+    runners.look(state_of({"type": "gitlab:index/userRunner:UserRunner", "id": known}))
+    assert runners.ids() == {known}
+    with pytest.raises(StateUnknown):
+        runners.look(unreadable())
+    assert runners.ids() == {known}
+    assert remnant not in runners.ids()
+
+
+def test_a_runner_that_was_in_use_stops_the_update(runners: Runners) -> None:
+    used = runners.register(used=True)
+    with pytest.raises(ClientError, match=f"^runner {used} of GitLab has the description dev app and was in use"):
+        runners.look(state_of())
+    assert runners.ids() == {used}
+
+
+def test_a_description_without_the_stacks_name_may_be_anybodys(runners: Runners) -> None:
+    used = runners.register("builds", used=True)
+    runners.look(state_of(), "builds")
+    assert runners.ids() == {used}
 
 
 def test_machines_that_the_state_does_not_know_stop_everything(cloud: Connection) -> None:

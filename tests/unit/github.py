@@ -1,4 +1,8 @@
-"""A server for what GitHub's REST API is asked for in tests."""
+"""A server for what GitHub's REST API is asked for in tests.
+
+A workflow's GITHUB_TOKEN writes as github-actions[bot] and cannot read the user that it is: that is an app's
+installation, which GET /user refuses (GitHub docs, "Get the authenticated user").
+"""
 
 import json
 import threading
@@ -7,9 +11,22 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+ACTIONS = "github-actions[bot]"
+LOGINS = {"ghs_token": ACTIONS, "ghp_token": "reviewer"}
+"""Whom the tokens belong to; no other may do anything."""
+
 
 class GitHubHandler(BaseHTTPRequestHandler):
-    """Base of the handlers: only the token `token` may do anything."""
+    """Base of the handlers."""
+
+    def login(self) -> str:
+        """Who is asking."""
+        return LOGINS[self.headers["Authorization"].removeprefix("Bearer ")]
+
+    def user(self) -> None:
+        """Answers GET /user."""
+        is_app = self.login() == ACTIONS
+        self.answer(403 if is_app else 200, {"login": self.login()})
 
     def body(self) -> dict[str, Any]:
         """What was sent."""
@@ -18,7 +35,8 @@ class GitHubHandler(BaseHTTPRequestHandler):
 
     def answer(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
         """Sends an answer."""
-        if self.headers["Authorization"] != "Bearer token":
+        is_known = self.headers["Authorization"].removeprefix("Bearer ") in LOGINS
+        if not is_known or status == 403:
             status, body = 403, {"message": "Resource not accessible by integration"}
         self.send_response(status)
         for key, value in (headers or {}).items():

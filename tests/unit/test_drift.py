@@ -13,7 +13,7 @@ from review.assessment import StackReview
 from review.drift import main, render
 from review.issues import MARKER, TITLE, GitHubIssues, GitLabIssues, tracker_of
 from review.plan import Plan, read
-from tests.unit.github import GitHubHandler, serving
+from tests.unit.github import LOGINS, GitHubHandler, serving
 
 NO_LIMIT = 10**9
 
@@ -123,16 +123,21 @@ class _GitHub(GitHubHandler):
     changes: list[str]
 
     def do_GET(self) -> None:
+        if self.path == "/user":
+            return self.user()
         address = urlsplit(self.path)
         asked: dict[str, Any] = {key: values[0] for key, values in parse_qs(address.query).items()}
         page = int(asked.get("page", 1))
-        found = [each for each in self.issues if (each["state"], each["creator"]) == (asked["state"], asked["creator"])]
+        wanted = asked["state"], asked["creator"]
+        found = [each for each in self.issues if (each["state"], each["user"]["login"]) == wanted]
         link = f'<http://{self.headers["Host"]}{address.path}?{urlencode(asked | {"page": page + 1})}>; rel="next"'
         self.answer(200, found[page - 1 : page], {"Link": link} if page < len(found) else {})
+        return None
 
     def do_POST(self) -> None:
         number = len(self.issues) + 1
-        made = {"number": number, "html_url": f"https://github.example/{number}", "state": "open", "creator": BOT}
+        user = {"login": self.login()}
+        made = {"number": number, "html_url": f"https://github.example/{number}", "state": "open", "user": user}
         self.issues.append(made | self._body())
         self.answer(201, self.issues[-1])
 
@@ -146,9 +151,6 @@ class _GitHub(GitHubHandler):
         return self.body()
 
 
-BOT = "github-actions[bot]"
-
-
 @pytest.fixture
 def github() -> Iterator[tuple[str, type[_GitHub]]]:
     handler = type("Handler", (_GitHub,), {"issues": [], "changes": []})
@@ -156,14 +158,17 @@ def github() -> Iterator[tuple[str, type[_GitHub]]]:
         yield url, handler
 
 
-def test_on_github_there_is_one_issue_that_is_updated_and_closed(github: tuple[str, type[_GitHub]]) -> None:
+@pytest.mark.parametrize(("token", "login"), LOGINS.items())
+def test_on_github_there_is_one_issue_that_is_updated_and_closed(
+    github: tuple[str, type[_GitHub]], token: str, login: str
+) -> None:
     url, handler = github
     handler.issues += [
-        {"number": 1, "state": "open", "creator": "somebody", "body": MARKER},
-        {"number": 2, "state": "open", "creator": BOT, "body": None},
-        {"number": 3, "state": "open", "creator": BOT, "body": MARKER, "pull_request": {}},
+        {"number": 1, "state": "open", "user": {"login": "somebody"}, "body": MARKER},
+        {"number": 2, "state": "open", "user": {"login": login}, "body": None},
+        {"number": 3, "state": "open", "user": {"login": login}, "body": MARKER, "pull_request": {}},
     ]
-    tracker = GitHubIssues(url, "owner/name", "token")
+    tracker = GitHubIssues(url, "owner/name", token)
     assert tracker.post(f"{MARKER}\nnothing", is_open=False) is None
     first = tracker.post(f"{MARKER}\nfirst", is_open=True)
     assert tracker.post(f"{MARKER}\nsecond", is_open=True) == first
@@ -180,4 +185,4 @@ def test_github_that_refuses_is_told_in_one_line(github: tuple[str, type[_GitHub
     with pytest.raises(HostError, match=r"HTTP 403\): the job needs `permissions: issues: write`"):
         GitHubIssues(github[0], "owner/name", "wrong").post(MARKER, is_open=True)
     with pytest.raises(HostError, match="GitHub cannot be reached"):
-        issues.GitHubIssues("http://127.0.0.1:9", "owner/name", "token").post(MARKER, is_open=True)
+        issues.GitHubIssues("http://127.0.0.1:9", "owner/name", "ghs_token").post(MARKER, is_open=True)

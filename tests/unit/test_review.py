@@ -18,13 +18,16 @@ from review.__main__ import main
 from review.assessment import Jobs, StackReview
 from review.comment import MARKER, Report, render
 from review.files import changed_files_of, files_of, runners_to_declare
-from review.hosts import GitHubPullRequest, GitLabMergeRequest, base_of, host_of
+from review.hosts import GitHubPullRequest, GitLabMergeRequest, MergeRequest, base_of, host_of
+from review.issues import GitLabIssues
 from review.markdown import code, diff, fence
 from review.plan import UNKNOWN, Change, Plan, PlanError, Violation, read
 from review.previews import preview_of, redacted
 from review.stacks import GitError, Stacks, Touched, changed_files, merge_base, stacks_at, touched
 from settings import KeyPair, ObjectStoreCache, OpenStackHost, Runner, S3Cache, Settings
 from tests.unit.github import GitHubHandler, serving
+from tests.unit.server import Answer
+from tests.unit.server import serving as server_of_any_kind
 
 PLANS = Path(__file__).parent / "plans"
 NO_LIMIT = 10**9
@@ -697,13 +700,23 @@ class _GitHub(GitHubHandler):
     requests: list[tuple[str, str]]
 
     def do_GET(self) -> None:
+        if self.path == "/user":
+            return self.user()
         page = int((re.search(r"[?&]page=(\d+)", self.path) or [0, 1])[1])
         path = self.path.partition("?")[0]
         link = f'<http://{self.headers["Host"]}{path}?page={page + 1}>; rel="next"'
         self.answer(200, self.comments[page - 1 : page], {"Link": link} if page < len(self.comments) else {})
+        return None
 
     def do_POST(self) -> None:
-        self.comments.append({"id": 100 + len(self.comments), "html_url": "https://github.example/c", **self.body()})
+        self.comments.append(
+            {
+                "id": 100 + len(self.comments),
+                "html_url": "https://github.example/c",
+                "user": {"login": self.login()},
+                **self.body(),
+            }
+        )
         self.answer(201, self.comments[-1])
 
     def do_PATCH(self) -> None:
@@ -723,26 +736,63 @@ def github() -> Iterator[tuple[str, type[_GitHub]]]:
         yield url, handler
 
 
-def test_on_github_there_is_one_comment_that_is_updated(github: tuple[str, type[_GitHub]]) -> None:
+@pytest.mark.parametrize("token", ["ghs_token", "ghp_token"])
+def test_on_github_there_is_one_comment_that_is_updated(github: tuple[str, type[_GitHub]], token: str) -> None:
     url, handler = github
-    handler.comments += [{"id": 1, "body": "a person's", "html_url": ""}, {"id": 2, "body": None, "html_url": ""}]
-    request = GitHubPullRequest(url, "owner/name", 7, "token")
+    person = {"login": "somebody"}
+    # Who comments first, beginning with the marker, has written no comment of ours; nor has one who is gone.
+    theirs = ["a person's", None, f"{MARKER}\na copy", MARKER, MARKER]
+    users = [person, person, person, None, {"login": "other-app[bot]"}]
+    handler.comments += [
+        {"id": number, "body": body, "html_url": "", "user": user}
+        for number, (body, user) in enumerate(zip(theirs, users, strict=True))
+    ]
+    request = GitHubPullRequest(url, "owner/name", 7, token)
     assert request.post(comment(), create=False) is None
     first, second = comment(review("tags")), comment(review("ssh"))
     assert request.post(first) == request.post(second) == request.post(second)
-    assert [each["body"] for each in handler.comments] == ["a person's", None, second]
+    assert [each["body"] for each in handler.comments] == [*theirs, second]
     changes = [each for each in handler.requests if each[0] != "GET"]
     assert changes == [
         ("POST", "/repos/owner/name/issues/7/comments"),
-        ("PATCH", "/repos/owner/name/issues/comments/102"),
+        ("PATCH", "/repos/owner/name/issues/comments/105"),
     ]
+
+
+@pytest.mark.parametrize(("job", "asked"), [(True, "GET /api/v4/job"), (False, "GET /api/v4/user")])
+def test_on_gitlab_a_comment_of_anybody_else_is_left_alone(job: bool, asked: str) -> None:
+    """A job's token, should an instance let it write, acts for the user who started the job."""
+    theirs = {"id": 1, "body": MARKER, "system": False, "author": {"id": 6, "username": "somebody"}}
+
+    def answer(method: str, path: str) -> Answer:
+        if "/notes" in path:
+            return (200, {}, [theirs]) if method == "GET" else (201, {}, {"id": 2})
+        return 200, {}, {"user": {"id": 5}} if job else {"id": 5}
+
+    with server_of_any_kind() as server:
+        server.answer = answer
+        url = GitLabMergeRequest(MergeRequest(server.url, "1", 2), "token", job=job).post(comment())
+    assert url is not None
+    assert url.endswith("/notes/2")
+    assert server.asked[0] == asked
+    assert server.asked[-1] == "POST /api/v4/projects/1/merge_requests/2/notes"
+
+
+def test_on_gitlab_the_token_follows_nobody_elsewhere() -> None:
+    with server_of_any_kind() as server, server_of_any_kind() as stranger:
+        server.answer = lambda _, path: (302, {"Location": f"{stranger.url}{path}"}, {})
+        with pytest.raises(HostError, match="which gets no credentials"):
+            GitLabMergeRequest(MergeRequest(server.url, "1", 2), "token", job=False).post(comment())
+        with pytest.raises(HostError, match="which gets no credentials"):
+            GitLabIssues(server.url, "1", "token").post("x", is_open=True)
+    assert stranger.asked == []
 
 
 def test_github_that_refuses_is_told_in_one_line(github: tuple[str, type[_GitHub]]) -> None:
     with pytest.raises(HostError, match=r"HTTP 403\): the job needs `permissions: pull-requests: write`"):
         GitHubPullRequest(github[0], "owner/name", 7, "wrong").post(comment())
     with pytest.raises(HostError, match="GitHub cannot be reached"):
-        GitHubPullRequest("http://127.0.0.1:9", "owner/name", 7, "token").post(comment())
+        GitHubPullRequest("http://127.0.0.1:9", "owner/name", 7, "ghs_token").post(comment())
 
 
 # The command.
