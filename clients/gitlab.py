@@ -12,6 +12,7 @@ from gitlab.exceptions import GitlabAuthenticationError, GitlabError
 
 from clients import ClientError
 from clients.origin import keep_credentials
+from clients.text import one_line
 
 Scope = Literal["project_type", "group_type", "instance_type"]
 GITLAB_COM = "https://gitlab.com"
@@ -118,11 +119,11 @@ def _explained(url: str) -> Iterator[None]:
     try:
         yield
     except GitlabAuthenticationError as error:
-        raise ClientError(f"GitLab at {url} refuses the token: {error.error_message}") from error
+        raise ClientError(f"GitLab at {url} refuses the token: {one_line(error.error_message)}") from error
     except requests.RequestException as error:
-        raise ClientError(f"GitLab at {url} cannot be reached: {' '.join(str(error).split())}") from error
+        raise ClientError(f"GitLab at {url} cannot be reached: {one_line(error)}") from error
     except GitlabError as error:
-        raise _Refused(f"GitLab at {url}: {error.error_message}", error.response_code) from error
+        raise _Refused(f"GitLab at {url}: {one_line(error.error_message)}", error.response_code) from error
 
 
 class GitLab:

@@ -22,6 +22,7 @@ from openstack.connection import Connection
 
 from clients import ClientError
 from clients.origin import keep_credentials
+from clients.text import one_line
 
 # The provider's configuration keys, and what openstacksdk calls them inside `auth`.
 _AUTH = {
@@ -393,4 +394,4 @@ def _text_of(file: str) -> str:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return one_line(error)

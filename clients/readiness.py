@@ -17,6 +17,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from clients import ClientError
 from clients.ssh import SSH_FAILED, Login, run
+from clients.text import one_line
 from clients.threads import in_thread
 from settings import DockerHost
 
@@ -289,4 +290,4 @@ def _reason(state: RetryCallState) -> str:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split()) or "no message"
+    return one_line(text) or "no message"

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pulumi
@@ -16,6 +17,7 @@ from components.drain import SERVER_LABEL, Drain, DrainArgs
 from components.handover import Handover, HandoverArgs
 from components.host_group import HostGroup, HostGroupArgs
 from components.leftovers import Leftovers
+from components.machine_data import host_data_mistake, worker_data_mistake
 from components.openstack_provider import openstack_provider
 from components.proxy import proxy_of
 from components.registration import Registration, RegistrationArgs, gitlab_provider
@@ -33,6 +35,7 @@ from settings import (
     Runner,
     S3Cache,
     Settings,
+    SettingsError,
     host_names,
     hosts_of,
     lives_on,
@@ -97,6 +100,7 @@ class Fleet(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: FleetArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         settings = args.settings
+        self._check_user_data(args)
         # For policies: what there may be at once, which no single resource tells.
         seen = {
             "team": args.shared.owner.team if args.shared is not None else None,
@@ -286,7 +290,6 @@ class Fleet(pulumi.ComponentResource):
         assert args.lookups.cloud is not None
         assert self._hosts_group is not None
         found = args.lookups.workers[name]
-        files = files_for_jobs(runner, found.mtu, host.registry_mirrors, host.ca_certificates, ipv6=host.ipv6)
         return WorkerGroup(
             f"{args.stack}-{name}",
             WorkerGroupArgs(
@@ -294,7 +297,7 @@ class Fleet(pulumi.ComponentResource):
                 host=self._tagged(host),
                 hosts_group=self._hosts_group.security_group_id,
                 found=found,
-                files={f"{CONFIGURATION_FOLDER}/{file}": content for file, content in files.items()},
+                files=_files_of_workers(runner, found.mtu, host),
                 metadata=self._metadata,
                 description=f"{args.project}, stack {args.stack}, workers of {name}",
                 access=args.lookups.cloud,
@@ -303,6 +306,21 @@ class Fleet(pulumi.ComponentResource):
             ),
             opts=pulumi.ResourceOptions(parent=self, providers=self._openstack),
         )
+
+    @staticmethod
+    def _check_user_data(args: FleetArgs) -> None:
+        """Raises SettingsError when Nova would refuse a machine's user_data, which its answer would then repeat."""
+        host = args.settings.host
+        if not isinstance(host, OpenStackHost):
+            return
+        (first,) = host_names(args.stack, 1)
+        mistakes = {"host": host_data_mistake(host, args.lookups.machines[first].mtu)}
+        for name, found in args.lookups.workers.items():
+            files_of = partial(_files_of_workers, args.settings.runners[name], found.mtu)
+            mistakes[f"runners.{name}.autoscaler"] = worker_data_mistake(host, found.mtu, files_of)
+        lines = [f"gitlab-runners:{where}: {mistake}" for where, mistake in mistakes.items() if mistake is not None]
+        if lines:
+            raise SettingsError("\n".join(lines))
 
     def _tagged(self, host: OpenStackHost) -> OpenStackHost:
         """The host with the tags that name its owner."""
@@ -375,3 +393,9 @@ class Fleet(pulumi.ComponentResource):
         )
         if settings.keeps_floating_ip:
             machine.move_floating_ip(drain)
+
+
+def _files_of_workers(runner: Runner, mtu: int, host: OpenStackHost) -> dict[str, str]:
+    """What jobs get from the worker that they run on, by path."""
+    files = files_for_jobs(runner, mtu, host.registry_mirrors, host.ca_certificates, ipv6=host.ipv6)
+    return {f"{CONFIGURATION_FOLDER}/{file}": content for file, content in files.items()}

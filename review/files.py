@@ -19,6 +19,7 @@ from clients.openstack import Catalogue, CloudAccess, Endpoint
 from clients.state import State
 from components.fleet import Fleet, FleetArgs
 from components.leftovers import Leftovers
+from renderers.user_data import unpacked
 from review.plan import SECRET
 from settings import OpenStackHost, Settings, host_names
 
@@ -86,7 +87,7 @@ class _Nobody(pulumi.runtime.Mocks):
         for upload in inputs.get("uploads") or ():
             self.files[args.name, str(upload["file"])] = str(upload["content"])
         if "userData" in inputs:
-            self.files[args.name, USER_DATA] = str(inputs["userData"])
+            self.files[args.name, USER_DATA] = unpacked(str(inputs["userData"]))
         computed: dict[str, dict[str, Any]] = {
             "Port": {"allFixedIps": ["address"]},
             "FloatingIp": {"address": "address"},
