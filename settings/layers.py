@@ -13,6 +13,7 @@ Maps merge, everything else replaces. Any other stack is its own file and nothin
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from settings.ownership import (
     ALLOW,
     ALLOWABLE,
     CREDENTIALS,
+    NOT_TAKEN,
     PROVIDER_KEYS,
     RESERVED,
     SHARED_PROVIDER_KEYS,
@@ -173,6 +175,8 @@ def effective(
             layer = _located(config, layer)
             if owner is not None:
                 errors += _of_others(kind, layer, allowed, {*encrypted, *secrets})
+        if owner is None:
+            errors += _nearly(layer)
         values = _merged(values, layer)
     if errors:
         raise SettingsError("\n".join(dict.fromkeys(errors)))
@@ -332,6 +336,20 @@ def _of_others(
                 yield f"{inner.origin}: {name}: {_not_here(kind, name)}"
             elif project is not None and leads_outside(name, inner, project):
                 yield f"{inner.origin}: {name}: must be the path of a file in the project's folder"
+
+
+def _nearly(config: Value) -> Iterator[str]:
+    """Keys of a stack without layers that nobody reads, where one that somebody reads is meant; one line each.
+
+    Other namespaces are nobody's concern here.
+    """
+    namespaces = (NAMESPACE, "gitlab", "openstack")
+    for key, value in config.content.items():
+        namespace = key.partition(":")[0]
+        if namespace in namespaces[1:] and key not in (*PROVIDER_KEYS, *NOT_TAKEN):
+            yield f"{value.origin}: {key}: unknown key{suggestion(key, PROVIDER_KEYS)}"
+        elif namespace not in namespaces and get_close_matches(namespace, namespaces, n=1, cutoff=0.8):
+            yield f"{value.origin}: {key}: unknown namespace{suggestion(namespace, namespaces)}"
 
 
 def _may_set(kind: Kind, key: str) -> bool:

@@ -169,6 +169,33 @@ def test_a_stack_without_both_files_is_its_own_file_alone(write: Write, stack: s
     assert (layers.owner, layers.config) == (None, {"gitlab-runners:host": '{"kind": "docker"}'})
 
 
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("gitlab:baseURL", "unknown key; did you mean gitlab:baseUrl?"),
+        ("openstack:regin", "unknown key; did you mean openstack:region?"),
+        ("openstack:config:regin", "unknown key; did you mean openstack:region?"),
+        ("gitlab-runner:host", "unknown namespace; did you mean gitlab-runners?"),
+        ("opnstack:cloud", "unknown namespace; did you mean openstack?"),
+    ],
+)
+def test_a_key_that_nobody_reads_is_told_without_layers_too(write: Write, key: str, told: str) -> None:
+    folder = write(**{"Pulumi.alone": f"config:\n  {key}: x\n"})
+    name = key.replace(":config", "")
+    for config in (None, {name: "x"}):
+        with pytest.raises(SettingsError) as caught:
+            effective("alone", config, folder)
+        assert str(caught.value).replace(f"{folder}/", "") == f"Pulumi.alone.yaml, line 2: {name}: {told}"
+
+
+@pytest.mark.parametrize(
+    "key", ["gitlab:earlyAuthCheck", "pulumi:tags", "docker:host", "github:token", "openstack:cert"]
+)
+def test_keys_of_others_are_left_alone_without_layers(write: Write, key: str) -> None:
+    folder = write(**{"Pulumi.alone": f"config:\n  {key}: x\n"})
+    assert effective("alone", folder=folder).config == {key: "x"}
+
+
 def test_hyphens_may_be_anywhere(write: Write) -> None:
     folder = write(**{"teams/web-shop": "", "environments/eu-west": ENVIRONMENT})
     assert owner_of("web-shop-eu-west", folder) == Owner("web-shop", "eu-west")
