@@ -256,7 +256,15 @@ def _config(document: Value) -> Value:
         return Value(document.origin, {})
     if not isinstance(config.content, dict):
         raise SettingsError(f"{config.origin}: config: must be a map")
-    return Value(config.origin, {_full(key): value for key, value in config.content.items()})
+    found = config.content.items()
+    # As Pulumi reads it: text that is JSON stands for what it says.
+    return Value(
+        config.origin,
+        {
+            _full(key): _near(decoded(value.content), value) if isinstance(value.content, str) else value
+            for key, value in found
+        },
+    )
 
 
 def _full(key: str) -> str:
@@ -267,16 +275,17 @@ def _full(key: str) -> str:
 
 def _located(config: Mapping[str, str], file: Value) -> Value:
     """Pulumi's values, with the lines that they have in the stack's file."""
-
-    def located(value: Any, near: Value) -> Value:
-        if isinstance(value, dict):
-            return Value(near.origin, {key: located(inner, near.at([key])) for key, inner in value.items()})
-        if isinstance(value, list):
-            return Value(near.origin, [located(inner, near.at([index])) for index, inner in enumerate(value)])
-        return Value(near.origin, value)
-
     whole = Value(Origin(file.origin.file, None), file.content)
-    return Value(whole.origin, {key: located(decoded(value), whole.at([key])) for key, value in config.items()})
+    return Value(whole.origin, {key: _near(decoded(value), whole.at([key])) for key, value in config.items()})
+
+
+def _near(value: Any, near: Value) -> Value:
+    """A plain value with the lines of what stands in its place, as far as that has such parts."""
+    if isinstance(value, dict):
+        return Value(near.origin, {key: _near(inner, near.at([key])) for key, inner in value.items()})
+    if isinstance(value, list):
+        return Value(near.origin, [_near(inner, near.at([index])) for index, inner in enumerate(value)])
+    return Value(near.origin, value)
 
 
 def _merged(below: Value, above: Value) -> Value:
