@@ -12,6 +12,7 @@ from gitlab.exceptions import GitlabAuthenticationError, GitlabError
 
 from clients import ClientError
 from clients.origin import keep_credentials
+from clients.provider_values import flag
 from clients.text import one_line
 
 Scope = Literal["project_type", "group_type", "instance_type"]
@@ -107,7 +108,9 @@ def _client(url: str, config: Mapping[str, str], token: str | None = None) -> gi
 
 
 def _ssl_verify(config: Mapping[str, str]) -> bool | str:
-    return False if config.get("insecure") == "true" else config.get("cacertFile", True)
+    if flag("gitlab:insecure", config.get("insecure", "false")):
+        return False
+    return config.get("cacertFile", True)
 
 
 def _time(text: str | None) -> datetime | None:

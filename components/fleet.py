@@ -139,7 +139,7 @@ class Fleet(pulumi.ComponentResource):
                     provider=provider,
                     token_expiry=args.token_expiry,
                     own_token_expiry=args.own_tokens.get(runner_name),
-                    shared=args.shared.gitlab if args.shared is not None else None,
+                    shared=(args.shared.gitlab or None) if args.shared is not None else None,
                 ),
                 opts=pulumi.ResourceOptions(parent=self),
             )
