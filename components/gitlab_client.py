@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class GitLabProvider(Provider):
     """Takes the stack's configuration of the gitlab provider, so that both speak to the same GitLab.
 
-    What the stack's layers say of it is in a resource's property `gitlab`, None where there are none or they say nothing.
-    Where there are layers, the stack's own configuration says who logs in and not where: a `destroy` hands it over
-    unchecked.
+    What the stack's layers say of it is in a resource's property `gitlab`, None where there are none or they say
+    nothing. Where there are layers, the stack's own configuration says who logs in and not where: a `destroy` hands it
+    over unchecked.
     """
 
     _config: Config
