@@ -10,10 +10,12 @@ from typing import Any
 import pulumi
 
 from clients.lookups import Lookups
+from clients.managers import SERVER_LABEL, STACK_LABEL
 from clients.openstack import PROJECT_METADATA, STACK_METADATA
+from clients.state import State
 from components.cache import Cache, CacheArgs
-from components.docker_connection import STACK_LABEL, DockerConnection, DockerConnectionArgs
-from components.drain import SERVER_LABEL, Drain, DrainArgs
+from components.docker_connection import DockerConnection, DockerConnectionArgs
+from components.drain import Drain, DrainArgs
 from components.handover import Handover, HandoverArgs
 from components.host_group import HostGroup, HostGroupArgs
 from components.leftovers import Leftovers
@@ -61,8 +63,8 @@ class Shared:
 class FleetArgs:
     """`gitlab_config` is the gitlab provider's configuration, `gitlab_url` is GitLab as the runners reach it.
 
-    `token_expiry` is as in RegistrationArgs; `own_tokens` says when the tokens expire that runners were given, by
-    runner. `shared` is for a stack with layers.
+    `state` is what the stack's state knows. `token_expiry` is as in RegistrationArgs; `own_tokens` says when the tokens
+    expire that runners were given, by runner. `shared` is for a stack with layers.
     """
 
     project: str
@@ -70,6 +72,7 @@ class FleetArgs:
     settings: Settings
     lookups: Lookups
     leftovers: Leftovers
+    state: State
     gitlab_config: Mapping[str, str]
     gitlab_url: str
     token_expiry: Callable[[int], datetime | None] | None = None
@@ -277,9 +280,7 @@ class Fleet(pulumi.ComponentResource):
                 ),
                 opts=pulumi.ResourceOptions(parent=self, providers=self._openstack),
             )
-            connection = DockerConnection(
-                name, DockerConnectionArgs(host, machine), opts=pulumi.ResourceOptions(parent=machine)
-            )
+            connection = self._connection(name, host, machine, parent=machine)
             hosts.append(_Host(name, connection, found.mtu, machine.addresses, machine))
         return hosts
 
@@ -330,8 +331,14 @@ class Fleet(pulumi.ComponentResource):
 
     def _existing(self, host: DockerHost) -> _Host:
         (name,) = host_names(self._args.stack, 1)
-        connection = DockerConnection(name, DockerConnectionArgs(host), opts=pulumi.ResourceOptions(parent=self))
-        return _Host(name, connection, host.mtu)
+        return _Host(name, self._connection(name, host, None, parent=self), host.mtu)
+
+    def _connection(
+        self, name: str, host: OpenStackHost | DockerHost, machine: VirtualMachine | None, parent: pulumi.Resource
+    ) -> DockerConnection:
+        args = self._args
+        of_host = DockerConnectionArgs(host, args.stack, args.state, args.settings.stop_grace_seconds, machine)
+        return DockerConnection(name, of_host, opts=pulumi.ResourceOptions(parent=parent))
 
     def _labels(self, host: _Host, runner: str) -> dict[str, pulumi.Input[str]]:
         return {STACK_LABEL: self._args.stack, RUNNER_LABEL: runner, **self._owner_labels, **self._host_labels(host)}
@@ -362,7 +369,9 @@ class Fleet(pulumi.ComponentResource):
                 grace=self._args.settings.stop_grace_seconds,
             ),
             opts=pulumi.ResourceOptions(
-                parent=host.connection, depends_on=[managers[runner].container for runner in slots]
+                parent=host.connection,
+                depends_on=[managers[runner].container for runner in slots],
+                hooks=host.connection.hooks,
             ),
         )
 

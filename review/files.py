@@ -134,7 +134,7 @@ def files_of(stack: str, settings: Settings, gitlab_url: str) -> dict[tuple[str,
         machines = {name: Machine("flavor", "image", networks, mtu) for name in host_names(stack, 1)}
         workers = {name: machines[f"{stack}-1"] for name, runner in runners.items() if runner.autoscaler is not None}
     endpoint = cache_endpoint(settings.cache, lambda: _CLOUDS_S3) if settings.cache is not None else None
-    nobody = _Nobody()
+    nobody, state = _Nobody(), State(_no_state)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
@@ -150,7 +150,8 @@ def files_of(stack: str, settings: Settings, gitlab_url: str) -> dict[tuple[str,
                     stack=stack,
                     settings=settings,
                     lookups=Lookups(machines, {}, cache_endpoint=endpoint, workers=workers, cloud=_CLOUD),
-                    leftovers=Leftovers(Catalogue(_no_cloud), None, State(_no_state)),
+                    leftovers=Leftovers(Catalogue(_no_cloud), None, state),
+                    state=state,
                     gitlab_config={},
                     gitlab_url=settings.gitlab_url or gitlab_url,
                 ),
