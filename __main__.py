@@ -19,9 +19,11 @@ from clients import ClientError
 from clients.doubles import check_no_doubles
 from clients.gitlab import GITLAB_COM, GitLab, TokensUnknown, instance_url, token_expiries
 from clients.lookups import look_up
+from clients.managers import Engine
 from clients.openstack import Catalogue, connect
 from clients.quotas import check_quotas
 from clients.readiness import engine_ready
+from clients.remnants import Place, find
 from clients.state import State, StateUnknown, backend, exported
 from components.abort import ABORT_JOBS, aborts_jobs
 from components.docker_connection import options_for
@@ -66,7 +68,7 @@ def main() -> Fleet:
     if isinstance(host, DockerHost):
         # In a thread: the program itself runs inside an event loop.
         with ThreadPoolExecutor() as pool:
-            pool.submit(asyncio.run, engine_ready(host, options_for(host.ssh, host.host_key), pulumi.log.info)).result()
+            pool.submit(asyncio.run, _look_at(host, stack, state)).result()
     catalogue = Catalogue(lambda: connect(providers["openstack"]))
     lookups = look_up(stack, settings, catalogue, gitlab, preview=pulumi.runtime.is_dry_run())
     if isinstance(host, OpenStackHost) and catalogue.is_connected:
@@ -84,6 +86,7 @@ def main() -> Fleet:
             settings=settings,
             lookups=lookups,
             leftovers=Leftovers(catalogue, gitlab, state),
+            state=state,
             gitlab_config=providers["gitlab"],
             gitlab_url=settings.gitlab_url or url,
             token_expiry=gitlab.token_expiry if gitlab is not None else None,
@@ -96,6 +99,19 @@ def main() -> Fleet:
     if fleet.prometheus_targets is not None:
         pulumi.export("prometheusTargets", fleet.prometheus_targets)
     return fleet
+
+
+async def _look_at(host: DockerHost, stack: str, state: State) -> None:
+    """Refuses an engine that does not answer, cannot do what is wanted of it, or has another's things of this stack's
+    name."""
+    options = options_for(host.ssh, host.host_key)
+    await engine_ready(host, options, pulumi.log.info)
+    try:
+        await find(Place(stack, "", Engine(host.url, options, host.cert_path)), state, backend)
+    except StateUnknown as error:
+        # An update says so before the first thing that it makes there.
+        if pulumi.runtime.is_dry_run():
+            pulumi.log.warn(f"{error}; whose containers run at {host.url} is not known")
 
 
 def _own_tokens(settings: Settings, config: Mapping[str, str], url: str) -> Mapping[str, datetime | None]:

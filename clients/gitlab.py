@@ -12,6 +12,8 @@ from gitlab.exceptions import GitlabAuthenticationError, GitlabError
 
 from clients import ClientError
 from clients.origin import keep_credentials
+from clients.provider_values import flag
+from clients.text import one_line
 
 Scope = Literal["project_type", "group_type", "instance_type"]
 GITLAB_COM = "https://gitlab.com"
@@ -106,7 +108,9 @@ def _client(url: str, config: Mapping[str, str], token: str | None = None) -> gi
 
 
 def _ssl_verify(config: Mapping[str, str]) -> bool | str:
-    return False if config.get("insecure") == "true" else config.get("cacertFile", True)
+    if flag("gitlab:insecure", config.get("insecure", "false")):
+        return False
+    return config.get("cacertFile", True)
 
 
 def _time(text: str | None) -> datetime | None:
@@ -118,11 +122,11 @@ def _explained(url: str) -> Iterator[None]:
     try:
         yield
     except GitlabAuthenticationError as error:
-        raise ClientError(f"GitLab at {url} refuses the token: {error.error_message}") from error
+        raise ClientError(f"GitLab at {url} refuses the token: {one_line(error.error_message)}") from error
     except requests.RequestException as error:
-        raise ClientError(f"GitLab at {url} cannot be reached: {' '.join(str(error).split())}") from error
+        raise ClientError(f"GitLab at {url} cannot be reached: {one_line(error)}") from error
     except GitlabError as error:
-        raise _Refused(f"GitLab at {url}: {error.error_message}", error.response_code) from error
+        raise _Refused(f"GitLab at {url}: {one_line(error.error_message)}", error.response_code) from error
 
 
 class GitLab:
@@ -167,13 +171,12 @@ class GitLab:
         """Ids of an owner's runners with this exact description, and whether no manager ever contacted GitLab.
 
         `owner` is the project's or group's id, None for instance runners. Each owner's are listed once, when this is
-        first asked: the runners that are registered in the meantime would make the list longer for each of them.
+        first asked: the runners that are registered in the meantime would make the list longer for each of them. None
+        are told of an owner whose runners the token's user may not list; that one may not create any there either.
         """
-        with self._listing, _explained(self.url):
+        with self._listing:
             if (scope, owner) not in self._runners:
-                path = _RUNNERS_PATHS[scope].format(owner)
-                found = self._client.http_list(path, get_all=True, per_page=_MOST_PER_PAGE, type=scope)
-                self._runners[scope, owner] = list(found)
+                self._runners[scope, owner] = self._listed(scope, owner)
             described = [each for each in self._runners[scope, owner] if each["description"] == description]
         # A group's list has the runners of the groups above it too (GitLab docs, "Runners API").
         return {
@@ -181,6 +184,16 @@ class GitLab:
             for each in described
             if scope != "group_type" or self._belongs_to_group(int(each["id"]), owner)
         }
+
+    def _listed(self, scope: Scope, owner: int | None) -> list[dict[str, Any]]:
+        path = _RUNNERS_PATHS[scope].format(owner)
+        try:
+            with _explained(self.url):
+                return list(self._client.http_list(path, get_all=True, per_page=_MOST_PER_PAGE, type=scope))
+        except _Refused as refused:
+            if refused.status == requests.codes.forbidden:
+                return []
+            raise
 
     def _belongs_to_group(self, runner: int, group: int | None) -> bool:
         try:

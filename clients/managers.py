@@ -1,22 +1,29 @@
-"""The runner managers on a Docker Engine, and the handover from those that go to their successors."""
+"""What a stack has on a Docker Engine, and the handover from managers that go to their successors."""
 
 import asyncio
+import io
 import shlex
+import tarfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from clients import ClientError
 from clients.ssh import Login, run
 from clients.threads import in_thread
-from renderers.handover import BUSY_WORKERS, CONFIGURATION_FOLDER, TOKEN_DIGEST, limited, released
+from renderers.handover import BUSY_WORKERS, TOKEN_DIGEST, limited, released
 from renderers.metrics import RUNNER_LABEL
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
+STACK_LABEL = "gitlab-runners.stack"
+"""Label of all that is made on a host: the stack's name."""
+SERVER_LABEL = "gitlab-runners.server"
+"""Label of all that is made on a virtual machine: the machine's id."""
 VOLUME_LABEL = "gitlab-runners.volume"
 """Label of runner managers: their volume's name."""
 _POLL_SECONDS = 1
@@ -25,13 +32,20 @@ _CALLS_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
-class Manager:
-    """A manager's container: its id, its state in Docker's words, its runner's name in the stack, its volume."""
+class Container:
+    """A container of a stack: its id, its state in Docker's words, its runner's name in the stack, its name.
+
+    `volume` is a manager's, empty for what is none; `volumes` are all that it uses. `server` is the machine's id in its
+    label.
+    """
 
     id: str
     state: str
-    runner: str
-    volume: str
+    runner: str = ""
+    volume: str = ""
+    server: str = ""
+    name: str = ""
+    volumes: frozenset[str] = frozenset()
 
     @property
     def may_have_jobs(self) -> bool:
@@ -47,17 +61,61 @@ class Engine:
         self._ssh = url.startswith("ssh://")
         self._calls = asyncio.Semaphore(_CALLS_AT_ONCE)
 
-    async def managers(self, labels: Mapping[str, str]) -> list[Manager]:
+    def __str__(self) -> str:
+        return f"Docker at {self._url}"
+
+    async def managers(self, labels: Mapping[str, str]) -> list[Container]:
         """The managers with these labels, in whatever state."""
-        wanted = [VOLUME_LABEL, *(f"{key}={value}" for key, value in labels.items())]
-        told = (RUNNER_LABEL, VOLUME_LABEL)
+        found = await self._containers([VOLUME_LABEL, *(f"{key}={value}" for key, value in labels.items())])
+        # Those on a machine of a stack of this name are others, where that machine is this stack's existing engine.
+        return [each for each in found if each.server == labels.get(SERVER_LABEL, "")]
+
+    async def containers(self, stack: str, server: str) -> list[Container]:
+        """All that the stack has on the engine; `server` is the machine's id, empty for an engine that exists."""
+        return [each for each in await self._containers([f"{STACK_LABEL}={stack}"]) if each.server == server]
+
+    async def volumes(self, stack: str, server: str, *, unused: bool) -> set[str]:
+        """Names of the stack's volumes, or of those that no container uses."""
+        filters: dict[str, str | list[str] | bool] = {"label": f"{STACK_LABEL}={stack}"}
+        if unused:
+            filters["dangling"] = "true"
         if self._ssh:
-            template = " ".join(["{{.ID}} {{.State}}", *(f'{{{{.Label "{label}"}}}}' for label in told)])
-            filters = [f"--filter=label={label}" for label in wanted]
-            lines = await self._docker("ps", "--all", "--no-trunc", f"--format={template}", *filters)
-            return [Manager(*line.split(" ")) for line in lines.splitlines()]
-        listed = await self._call(lambda client: client.api.containers(all=True, filters={"label": wanted}))
-        return [Manager(each["Id"], each["State"], *(each["Labels"][label] for label in told)) for each in listed]
+            template = f'{{{{.Name}}}} {{{{.Label "{SERVER_LABEL}"}}}}'
+            words = (f"--filter={key}={value}" for key, value in filters.items())
+            lines = (await self._docker("volume", "ls", f"--format={template}", *words)).splitlines()
+            found = [(name, label) for name, _, label in (line.partition(" ") for line in lines)]
+        else:
+            listed = await self._call(lambda client: client.volumes.list(filters=filters))
+            found = [(each.name, (each.attrs["Labels"] or {}).get(SERVER_LABEL, "")) for each in listed]
+        return {name for name, label in found if label == server}
+
+    async def write(self, container: str, file: str, content: str, modified: datetime) -> None:
+        """Writes a file, root's alone and of that time, into a container, which need not run."""
+        folder, _, name = file.rpartition("/")
+        data = content.encode()
+        entry = tarfile.TarInfo(name)
+        entry.size, entry.mode, entry.mtime = len(data), 0o600, modified.timestamp()
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            tar.addfile(entry, io.BytesIO(data))
+        if self._ssh:
+            await self._docker("cp", "-", f"{container}:{folder}", stdin=archive.getvalue())
+        else:
+            await self._call(lambda client: client.api.put_archive(container, folder, archive.getvalue()))
+
+    async def remove(self, container: str, *, kill: bool = False) -> None:
+        """Removes a container with its volumes that have no name; one that runs only where `kill` says so."""
+        if self._ssh:
+            await self._docker("rm", "--volumes", *(["--force"] if kill else []), container)
+        else:
+            await self._call(lambda client: client.api.remove_container(container, v=True, force=kill))
+
+    async def remove_volume(self, name: str) -> None:
+        """Removes a volume that no container uses."""
+        if self._ssh:
+            await self._docker("volume", "rm", name)
+        else:
+            await self._call(lambda client: client.api.remove_volume(name))
 
     async def sh(self, container: str, script: str) -> str:
         """Output of a script in a container that runs."""
@@ -76,16 +134,6 @@ class Engine:
         except ClientError:
             return ""
 
-    async def sh_on_volume(self, image: str, volume: str, script: str) -> None:
-        """Runs a script in a new container of an image that is there, with a manager's volume."""
-        if self._ssh:
-            mount = f"--volume={volume}:{CONFIGURATION_FOLDER}"
-            await self._docker("run", "--rm", "--network=none", mount, "--entrypoint=sh", image, "-c", script)
-            return
-        options: dict[str, Any] = {"network_mode": "none", "volumes": {volume: {"bind": CONFIGURATION_FOLDER}}}
-        command = ["-c", script]
-        await self._call(lambda c: c.containers.run(image, command, entrypoint="sh", remove=True, **options))
-
     async def quit(self, container: str, signal: Literal["QUIT", "TERM"] = "QUIT") -> None:
         """Sends SIGQUIT, after which a manager takes no job and ends with its last one; dockerd leaves it at that.
 
@@ -99,11 +147,33 @@ class Engine:
         await self._call(lambda client: client.api.update_container(container, restart_policy=policy))
         await self._call(lambda client: client.api.kill(container, signal))
 
-    async def _docker(self, *words: str) -> str:
+    async def _containers(self, labels: Sequence[str]) -> list[Container]:
+        found, told = [], (RUNNER_LABEL, VOLUME_LABEL, SERVER_LABEL)
+        if not self._ssh:
+            listed = await self._call(lambda client: client.api.containers(all=True, filters={"label": labels}))
+            for each in listed:
+                runner, volume, server = (each["Labels"].get(label, "") for label in told)
+                volumes = frozenset(mount["Name"] for mount in each["Mounts"] if "Name" in mount)
+                name = each["Names"][0].removeprefix("/")
+                found.append(Container(each["Id"], each["State"], runner, volume, server, name, volumes))
+            return found
+        fields = [".ID", ".State", *(f'.Label "{label}"' for label in told), ".Names", ".Mounts"]
+        template = "\t".join(f"{{{{{field}}}}}" for field in fields)
+        filters = [f"--filter=label={label}" for label in labels]
+        output = await self._docker("ps", "--all", "--no-trunc", f"--format={template}", *filters)
+        for line in output.splitlines():
+            # The last line is without its last field where that is empty.
+            id_, state, runner, volume, server, name, mounts = f"{line}\t".split("\t")[: len(fields)]
+            # What is no volume is a path.
+            volumes = frozenset(each for each in mounts.split(",") if each and not each.startswith("/"))
+            found.append(Container(id_, state, runner, volume, server, name, volumes))
+        return found
+
+    async def _docker(self, *words: str, stdin: bytes | None = None) -> str:
         parts = urlsplit(self._url)
         async with self._calls:
             login = Login(parts.username, parts.port, self._options)
-            answer = await run(parts.hostname or "", login, shlex.join(["docker", *words]))
+            answer = await run(parts.hostname or "", login, shlex.join(["docker", *words]), stdin)
         if answer.status:
             raise ClientError(f"{self._url}: {' '.join(answer.error.split())}")
         return answer.output
@@ -129,9 +199,9 @@ async def hand_over(
     others still have jobs after `grace` seconds. To be repeated wherever it broke off.
     """
 
-    async def one(others: list[Manager], id_: str, jobs: int, concurrent: int) -> None:
+    async def one(others: list[Container], id_: str, jobs: int, concurrent: int) -> None:
         running = [each.id for each in others if each.may_have_jobs]
-        # Stacks of the same name may share an engine.
+        # A runner that got another registration has others' jobs to end.
         digest = await engine.sh(id_, TOKEN_DIGEST)
         old = {each for each in running if await engine.ask(each, TOKEN_DIGEST) == digest}
         for each in old:

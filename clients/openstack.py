@@ -22,6 +22,8 @@ from openstack.connection import Connection
 
 from clients import ClientError
 from clients.origin import keep_credentials
+from clients.provider_values import flag
+from clients.text import one_line
 
 # The provider's configuration keys, and what openstacksdk calls them inside `auth`.
 _AUTH = {
@@ -133,7 +135,7 @@ def connect(config: Mapping[str, str]) -> Connection:
         options["auth_type"] = "v3applicationcredential"
     elif "token" in auth:
         options["auth_type"] = "v3token"
-    if config.get("insecure") == "true":
+    if flag("openstack:insecure", config.get("insecure", "false")):
         options["verify"] = False
     with explained():
         connection = openstack.connect(api_timeout=_TIMEOUT_SECONDS, **options)
@@ -393,4 +395,4 @@ def _text_of(file: str) -> str:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return one_line(error)

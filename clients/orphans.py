@@ -16,12 +16,11 @@ from clients.gitlab import GitLab
 from clients.managers import Engine
 from clients.marks import Marks
 from clients.openstack import explained
-from clients.readiness import Kind, Remnants
 from renderers.autoscaler import GROUP_KEY
-from renderers.metrics import RUNNER_LABEL
 from settings import Settings
 
 SERVER = "server"
+CONTAINER = "container"
 _SECONDS_TO_DELETE = 300
 # Status of servers on which no manager runs, not yet or not any more (Compute API, "Server status").
 _WITHOUT_JOBS = frozenset({"BUILD", "SHUTOFF", "SHELVED", "SHELVED_OFFLOADED", "SOFT_DELETED"})
@@ -120,21 +119,18 @@ def in_gitlab(gitlab: GitLab, stack: str, settings: Settings, *, shared: bool) -
     return found
 
 
-async def on_engine(engine: Engine, remnants: Remnants, label: tuple[str, str], foreign: str) -> list[Marked]:
-    """Containers and volumes with a label, in the order in which they can be removed; those that have the label
-    `foreign` as well are others'. Raises ClientError."""
-    managers = {each.id: each for each in await engine.managers(dict([label]))}
+async def on_engine(engine: Engine, stack: str) -> list[Marked]:
+    """A stack's containers and volumes on an engine that exists, in the order in which they can be removed.
+
+    Raises ClientError.
+    """
     found = []
-    kinds: tuple[Kind, ...] = ("container", "volume")
-    for kind in kinds:
-        for id_, labels in (await remnants.labelled(kind, label)).items():
-            if foreign in labels:
-                continue
-            name, use = labels.get(RUNNER_LABEL, id_), "holds the configuration of a manager"
-            manager = managers.get(id_)
-            if manager is not None:
-                use = f"a manager, {manager.state}"
-            found.append(Marked(kind, name, id_, use, id_, manager is not None and manager.may_have_jobs))
+    for each in await engine.containers(stack, ""):
+        use = f"manager of {each.runner}, {each.state}" if each.volume else f"{each.state}, no manager"
+        found.append(Marked(CONTAINER, each.name, each.id, use, each.id, bool(each.volume) and each.may_have_jobs))
+    used = await engine.volumes(stack, "", unused=False) - await engine.volumes(stack, "", unused=True)
+    for name in sorted(await engine.volumes(stack, "", unused=False)):
+        found.append(Marked("volume", name, name, "a container uses it" if name in used else "unused", name))
     return found
 
 

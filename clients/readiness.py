@@ -1,13 +1,10 @@
-"""A host's Docker Engine: waiting until it answers, and removing what an interrupted update left there."""
+"""Waiting until a host's Docker Engine answers."""
 
-import json
 import re
-import shlex
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
 import docker
@@ -17,6 +14,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from clients import ClientError
 from clients.ssh import SSH_FAILED, Login, run
+from clients.text import one_line
 from clients.threads import in_thread
 from settings import DockerHost
 
@@ -46,9 +44,6 @@ docker version --format '{{{{.Server.Version}}}}'"""
 # prefix (mended in Docker Engine 28.0.1): no job would start.
 _OLDEST_WITH_READABLE_IPV6 = (28, 0, 1)
 _DOCKER_ANSWERS = "docker version --format '{{.Server.Version}}'"
-
-
-Kind = Literal["container", "volume"]
 
 
 class _NotYet(Exception):
@@ -153,62 +148,6 @@ def check_ipv6(engine: str, version: str) -> None:
         )
 
 
-class Remnants:
-    """What an interrupted update can have left on a host's Docker Engine. `options` are for `ssh` to a DockerHost."""
-
-    def __init__(self, host: DockerHost | Machine, options: Sequence[str]) -> None:
-        self._engine: DockerHost | None = None
-        self._at = ""
-        if isinstance(host, Machine):
-            self._at, self._login = host.address, host.ssh
-        elif host.url.startswith("ssh://"):
-            url = urlsplit(host.url)
-            self._at, self._login = url.hostname or "", Login(url.username, url.port, options)
-        else:
-            self._engine = host
-
-    async def unused(self, kind: Kind, label: tuple[str, str]) -> dict[str, dict[str, str]]:
-        """Containers that were never started, or volumes that no container uses, with a label: their labels, by id.
-
-        Raises ClientError.
-        """
-        unused = {"container": {"status": "created"}, "volume": {"dangling": "true"}}
-        return await self._found(kind, label, unused[kind])
-
-    async def labelled(self, kind: Kind, label: tuple[str, str]) -> dict[str, dict[str, str]]:
-        """The same of all containers or volumes with a label."""
-        return await self._found(kind, label, {})
-
-    async def _found(self, kind: Kind, label: tuple[str, str], more: Mapping[str, str]) -> dict[str, dict[str, str]]:
-        which = {**more, "label": "=".join(label)}
-        if self._engine is not None:
-            with _explained(self._engine):
-                return await in_thread(_unused, self._engine, kind, which)
-        filters = shlex.join(part for key, value in which.items() for part in ("--filter", f"{key}={value}"))
-        listing, labels = {
-            "container": ("ps --all", "{{.Id}} {{json .Config.Labels}}"),
-            "volume": ("volume ls", "{{.Name}} {{json .Labels}}"),
-        }[kind]
-        inspect = f"xargs -r docker {kind} inspect --format {shlex.quote(labels)}"
-        lines = await self._docker(f"{listing} --quiet {filters} | {inspect}")
-        found = (line.partition(" ") for line in lines.splitlines())
-        return {id_: json.loads(labels) or {} for id_, _, labels in found}
-
-    async def remove(self, kind: Kind, id_: str) -> None:
-        """Removes a container that was never started, or a volume. Raises ClientError."""
-        if self._engine is not None:
-            with _explained(self._engine):
-                await in_thread(_remove, self._engine, kind, id_)
-        else:
-            await self._docker({"container": "rm --volumes ", "volume": "volume rm "}[kind] + shlex.quote(id_))
-
-    async def _docker(self, command: str) -> str:
-        answer = await run(self._at, self._login, f"docker {command}")
-        if answer.status != 0:
-            raise ClientError(f"{self._at}: cannot look for what an interrupted update left: {_line(answer.error)}")
-        return answer.output
-
-
 @contextmanager
 def _explained(host: DockerHost) -> Iterator[None]:
     try:
@@ -223,24 +162,6 @@ def engine_client(url: str, cert_path: str | None) -> Iterator[docker.DockerClie
     host = DockerHost.model_validate({"kind": "docker", "url": url, "certPath": cert_path})
     with _explained(host), _client(host) as client:
         yield client
-
-
-def _unused(host: DockerHost, kind: Kind, which: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    filters: dict[str, str | list[str] | bool] = dict(which)
-    with _client(host) as client:
-        if kind == "container":
-            containers = client.containers.list(all=True, filters=filters)
-            return {container.id or "": container.labels for container in containers}
-        volumes = client.volumes.list(filters=filters)
-        return {volume.name or "": volume.attrs["Labels"] or {} for volume in volumes}
-
-
-def _remove(host: DockerHost, kind: Kind, id_: str) -> None:
-    with _client(host) as client:
-        if kind == "container":
-            client.containers.get(id_).remove(v=True)
-        else:
-            client.volumes.get(id_).remove()
 
 
 def _version(host: DockerHost) -> str:
@@ -296,4 +217,4 @@ def _reason(state: RetryCallState) -> str:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split()) or "no message"
+    return one_line(text) or "no message"

@@ -73,8 +73,9 @@ def ssh_options(
     return [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
 
 
-async def run(host: str, login: Login, command: str) -> Answer:
-    """Runs a shell command on a host and waits for its end. Raises ClientError when there is no `ssh`."""
+async def run(host: str, login: Login, command: str, stdin: bytes | None = None) -> Answer:
+    """Runs a shell command on a host, which reads `stdin`, and waits for its end. Raises ClientError when there is no
+    `ssh`."""
     # The master connection's socket lives there.
     Path("~/.ssh").expanduser().mkdir(mode=0o700, exist_ok=True)
     arguments = [*login.options, "-T"]
@@ -85,9 +86,12 @@ async def run(host: str, login: Login, command: str) -> Answer:
     command_line = ["ssh", *arguments, "--", host, command]
     try:
         process = await create_subprocess_exec(
-            *command_line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            *command_line,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
     except FileNotFoundError:
         raise ClientError("there is no ssh on PATH; install the OpenSSH client") from None
-    output, error = (stream.decode(errors="replace").strip() for stream in await process.communicate())
+    output, error = (stream.decode(errors="replace").strip() for stream in await process.communicate(stdin))
     return Answer(process.returncode or 0, output, error)

@@ -13,6 +13,7 @@ from threading import Lock
 from typing import Any, Self
 
 from clients import ClientError
+from clients.text import one_line
 
 # The folder of Pulumi.yaml, by which the CLI finds the project.
 _PROJECT = Path(__file__).parents[1]
@@ -105,7 +106,7 @@ def exported(stack: str) -> Export:
         if done.returncode == _NO_SUCH_STACK:
             raise NoSuchStack(" ".join(done.stderr.split()))
         if done.returncode:
-            raise StateUnknown(f"the stack's state cannot be read: {' '.join(done.stderr.split())}")
+            raise StateUnknown(f"the stack's state cannot be read: {one_line(done.stderr)}")
         return done.stdout
 
     return export

@@ -7,24 +7,19 @@ from typing import Any
 import pulumi
 import pulumi_docker as docker
 
-from clients.managers import VOLUME_LABEL, Engine, Manager
-from clients.readiness import Kind, Machine, Remnants, check_ipv6, machine_ready
+from clients.managers import SERVER_LABEL, STACK_LABEL, VOLUME_LABEL, Container, Engine
+from clients.readiness import Machine, check_ipv6, machine_ready
+from clients.remnants import Place, find, remove
 from clients.ssh import Login, ssh_options
-from components.drain import SERVER_LABEL
+from clients.state import State, StateUnknown, backend
 from components.leftovers import BROKEN_OFF
 from components.virtual_machine import VirtualMachine
-from renderers.handover import TOKEN_DIGEST, held_back
+from renderers.handover import CONFIG_FILE, READ_ALREADY, TOKEN_DIGEST, held_back, token_digest
 from renderers.metrics import RUNNER_LABEL
 from settings import DockerHost, OpenStackHost, Ssh
 
-STACK_LABEL = "gitlab-runners.stack"
-"""Label of all that is made on a host: the stack's name."""
 # The first engine that knows default-network-opts (Docker Engine 24.0 release notes).
 OLDEST_WITH_NETWORK_OPTIONS = 24
-_UNUSED: dict[str, Kind] = {
-    "docker:index/container:Container": "container",
-    "docker:index/volume:Volume": "volume",
-}
 
 
 @dataclass(frozen=True)
@@ -44,17 +39,29 @@ _MACHINES_SOCKET = EngineSocket("/run", "/host/run", "unix:///host/run/docker.so
 
 @dataclass(frozen=True)
 class DockerConnectionArgs:
-    """`machine` is None for an engine that exists already."""
+    """`machine` is None for an engine that exists already. `stack` is the stack's name, `state` what its state knows;
+    `grace` is in seconds."""
 
     host: OpenStackHost | DockerHost
+    stack: str
+    state: State
+    grace: int
     machine: VirtualMachine | None = None
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The config.toml that a manager starts with, and the id of the container that writes it."""
+
+    container: pulumi.Output[str]
+    text: pulumi.Output[str]
 
 
 class DockerConnection(pulumi.ComponentResource):
     """A docker provider for one host.
 
     Nothing is created or changed on the host before it is ready; the check opens the SSH connection that all share.
-    What an interrupted update has left behind there is removed first, as in `components.leftovers`.
+    What an interrupted update has left behind there is removed first, as in `clients.remnants`.
     """
 
     url: pulumi.Output[str]
@@ -62,16 +69,18 @@ class DockerConnection(pulumi.ComponentResource):
     cert_path: str | None
     socket: EngineSocket
     provider: docker.Provider
+    hooks: pulumi.ResourceHookBinding
+    """For what is declared on the host without the provider."""
 
     def __init__(self, name: str, args: DockerConnectionArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("gitlab-runners:docker:Connection", name, None, opts)
         self._name = name
         self._args = args
         self._gate: asyncio.Task[None] | None = None
-        self._managers: asyncio.Task[list[Manager]] | None = None
-        self._unused: dict[Kind, asyncio.Future[dict[str, dict[str, str]]]] = {}
+        self._managers: asyncio.Task[list[Container]] | None = None
+        self._configurations: dict[str, Configuration] = {}
         hook = pulumi.ResourceHook(f"prepare-{name}", self._prepare)
-        self._hooks = pulumi.ResourceHookBinding(before_create=[hook], before_update=[hook])
+        self.hooks = pulumi.ResourceHookBinding(before_create=[hook], before_update=[hook])
         hold_back = pulumi.ResourceHook(f"hold-back-{name}", self._hold_back)
         self._of_successors = pulumi.ResourceHookBinding(before_create=[hook, hold_back], before_update=[hook])
         host, machine = args.host, args.machine
@@ -101,18 +110,23 @@ class DockerConnection(pulumi.ComponentResource):
         self.register_outputs({"url": self.url})
 
     def on_host(
-        self, parent: pulumi.Resource, *, trigger: pulumi.Input[str] | None = None, waits: bool = False, **options: Any
+        self, parent: pulumi.Resource, *, trigger: pulumi.Input[str] | None = None, **options: Any
     ) -> pulumi.ResourceOptions:
         """Options for a resource on this host: replaced and deleted with its machine, and not before it is ready.
 
-        `trigger` is something else whose change replaces it. `waits` is for a manager that takes no job until
-        components.handover lets it, where its runner has another one here. A replacement is made before the old one
-        goes: the docker provider deletes first what has a name given, an image among it, and with it all that uses it.
+        `trigger` is something else whose change replaces it. A replacement is made before the old one goes: the docker
+        provider deletes first what has a name given, an image among it, and with it all that uses it.
         """
         options = {"provider": self.provider, "delete_before_replace": False, **options}
-        if waits:
-            options["hooks"] = self._of_successors
         return self._options(parent, trigger=trigger, **options)
+
+    def of_successor(
+        self, parent: pulumi.Resource, name: str, configuration: Configuration, **options: Any
+    ) -> pulumi.ResourceOptions:
+        """The same for the manager with this resource name: it takes no job until components.handover lets it, where
+        its runner has another one here."""
+        self._configurations[name] = configuration
+        return self.on_host(parent, hooks=self._of_successors, **options)
 
     def _options(
         self, parent: pulumi.Resource, *, trigger: pulumi.Input[str] | None = None, **options: Any
@@ -121,7 +135,7 @@ class DockerConnection(pulumi.ComponentResource):
             instance = self._args.machine.instance
             options["deleted_with"] = instance
             trigger = instance.id if trigger is None else pulumi.Output.concat(instance.id, " ", trigger)
-        options.setdefault("hooks", self._hooks)
+        options.setdefault("hooks", self.hooks)
         return pulumi.ResourceOptions(
             parent=parent,
             replacement_trigger=trigger,
@@ -129,22 +143,35 @@ class DockerConnection(pulumi.ComponentResource):
             **options,
         )
 
-    async def _prepare(self, args: pulumi.ResourceHookArgs) -> None:
-        host, options = await self._reach()
-        if isinstance(host, Machine):
-            # Once for all that is declared on the host.
-            self._gate = self._gate or asyncio.ensure_future(self._ready(host))
-            await self._gate
-        kind = _UNUSED.get(args.type)
-        if kind is not None and args.old_inputs is None:
-            labels = {label["label"]: label["value"] for label in (args.new_inputs or {})["labels"]}
-            await self._remove_remnants(Remnants(host, options), kind, labels)
+    async def _prepare(self, _args: pulumi.ResourceHookArgs) -> None:
+        # Once for all that is declared on the host.
+        self._gate = self._gate or asyncio.ensure_future(self._make_ready())
+        await self._gate
+
+    async def _make_ready(self) -> None:
+        machine, server = self._args.machine, ""
+        if machine is not None:
+            address, server = await machine.address.future() or "", await machine.instance.id.future() or ""
+            ssh = self._args.host.ssh
+            login = Login(ssh.user, ssh.port, await self.ssh_options.future() or [])
+            await self._ready(Machine(self._name, address, login))
+        place = Place(self._args.stack, server, await self._engine())
+        try:
+            remnants = await find(place, self._args.state, backend)
+        except StateUnknown as error:
+            pulumi.log.warn(f"{self._name}: {error}; what an interrupted update may have left is not removed")
+            return
+        await remove(
+            place,
+            remnants,
+            self._args.grace,
+            lambda line: pulumi.log.warn(f"{line}, which an interrupted update left on {self._name}"),
+        )
 
     async def _hold_back(self, args: pulumi.ResourceHookArgs) -> None:
-        inputs = args.new_inputs or {}
-        labels = {label["label"]: label["value"] for label in inputs["labels"]}
+        labels = {label["label"]: label["value"] for label in (args.new_inputs or {})["labels"]}
         which = {key: labels[key] for key in (STACK_LABEL, SERVER_LABEL) if key in labels}
-        engine = Engine(await self.url.future() or "", await self.ssh_options.future() or [], self.cert_path)
+        engine = await self._engine()
         # Once for all runners of the host, before the first of their managers is made.
         self._managers = self._managers or asyncio.ensure_future(engine.managers(which))
         found = [each for each in await self._managers if each.runner == labels[RUNNER_LABEL] and each.may_have_jobs]
@@ -152,27 +179,14 @@ class DockerConnection(pulumi.ComponentResource):
         others = [each.id for each in found if each.volume != labels[VOLUME_LABEL]]
         digests = [await engine.ask(each, TOKEN_DIGEST) for each in others]
         if digests:
-            await engine.sh_on_volume(inputs["image"], labels[VOLUME_LABEL], held_back(digests))
+            configuration = self._configurations[args.name]
+            text = await configuration.text.future() or ""
+            if token_digest(text) in digests:
+                container = await configuration.container.future() or ""
+                await engine.write(container, CONFIG_FILE, held_back(text), READ_ALREADY)
 
-    async def _remove_remnants(self, remnants: Remnants, kind: Kind, labels: dict[str, str]) -> None:
-        if kind not in self._unused:
-            # Once for all of a kind, before the first of them is made.
-            stack = (STACK_LABEL, labels[STACK_LABEL])
-            self._unused[kind] = asyncio.ensure_future(remnants.unused(kind, stack))
-        unused = await self._unused[kind]
-        for id_ in [id_ for id_, found in unused.items() if labels.items() <= found.items()]:
-            await remnants.remove(kind, id_)
-            del unused[id_]
-            pulumi.log.warn(f"removed {kind} {id_}, which an interrupted update left on {self._name}")
-
-    async def _reach(self) -> tuple[DockerHost | Machine, list[str]]:
-        host, machine = self._args.host, self._args.machine
-        options = await self.ssh_options.future() or []
-        if isinstance(host, DockerHost):
-            return host, options
-        assert machine is not None
-        address = await machine.address.future() or ""
-        return Machine(self._name, address, Login(host.ssh.user, host.ssh.port, options)), options
+    async def _engine(self) -> Engine:
+        return Engine(await self.url.future() or "", await self.ssh_options.future() or [], self.cert_path)
 
     async def _ready(self, machine: Machine) -> None:
         assert isinstance(self._args.host, OpenStackHost)

@@ -16,13 +16,12 @@ import pulumi
 from pulumi.dynamic import CreateResult, Resource
 
 from clients import ClientError
+from clients.managers import SERVER_LABEL
 from clients.ssh import SSH_FAILED, Login, run
 from components.abort import ABORT_JOBS, aborts_jobs
 from components.openstack_client import OpenStackProvider
 from renderers.metrics import RUNNER_LABEL
 
-SERVER_LABEL = "gitlab-runners.server"
-"""Label of every runner manager on a virtual machine: the machine's id."""
 # Exit status of timeout(1) when the time is over.
 _TIME_IS_OVER = 124
 # GitLab Runner takes 30 s at most (shutdown_timeout) to abort its jobs and to tell GitLab.

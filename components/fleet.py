@@ -4,18 +4,22 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import pulumi
 
 from clients.lookups import Lookups
+from clients.managers import SERVER_LABEL, STACK_LABEL
 from clients.marks import Marks
+from clients.state import State
 from components.cache import Cache, CacheArgs
-from components.docker_connection import STACK_LABEL, DockerConnection, DockerConnectionArgs
-from components.drain import SERVER_LABEL, Drain, DrainArgs
+from components.docker_connection import DockerConnection, DockerConnectionArgs
+from components.drain import Drain, DrainArgs
 from components.handover import Handover, HandoverArgs
 from components.host_group import HostGroup, HostGroupArgs
 from components.leftovers import Leftovers
+from components.machine_data import host_data_mistake, worker_data_mistake
 from components.openstack_provider import openstack_provider
 from components.proxy import proxy_of
 from components.registration import Registration, RegistrationArgs, gitlab_provider
@@ -33,6 +37,7 @@ from settings import (
     Runner,
     S3Cache,
     Settings,
+    SettingsError,
     host_names,
     hosts_of,
     lives_on,
@@ -58,8 +63,8 @@ class Shared:
 class FleetArgs:
     """`gitlab_config` is the gitlab provider's configuration, `gitlab_url` is GitLab as the runners reach it.
 
-    `token_expiry` is as in RegistrationArgs; `own_tokens` says when the tokens expire that runners were given, by
-    runner. `shared` is for a stack with layers.
+    `state` is what the stack's state knows. `token_expiry` is as in RegistrationArgs; `own_tokens` says when the tokens
+    expire that runners were given, by runner. `shared` is for a stack with layers.
     """
 
     project: str
@@ -67,6 +72,7 @@ class FleetArgs:
     settings: Settings
     lookups: Lookups
     leftovers: Leftovers
+    state: State
     gitlab_config: Mapping[str, str]
     gitlab_url: str
     token_expiry: Callable[[int], datetime | None] | None = None
@@ -97,6 +103,7 @@ class Fleet(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: FleetArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         settings = args.settings
+        self._check_user_data(args)
         # For policies: what there may be at once, which no single resource tells.
         seen = {
             "team": args.shared.owner.team if args.shared is not None else None,
@@ -136,7 +143,7 @@ class Fleet(pulumi.ComponentResource):
                     provider=provider,
                     token_expiry=args.token_expiry,
                     own_token_expiry=args.own_tokens.get(runner_name),
-                    shared=args.shared.gitlab if args.shared is not None else None,
+                    shared=(args.shared.gitlab or None) if args.shared is not None else None,
                 ),
                 opts=pulumi.ResourceOptions(parent=self),
             )
@@ -271,9 +278,7 @@ class Fleet(pulumi.ComponentResource):
                 ),
                 opts=pulumi.ResourceOptions(parent=self, providers=self._openstack),
             )
-            connection = DockerConnection(
-                name, DockerConnectionArgs(host, machine), opts=pulumi.ResourceOptions(parent=machine)
-            )
+            connection = self._connection(name, host, machine, parent=machine)
             hosts.append(_Host(name, connection, found.mtu, machine.addresses, machine))
         return hosts
 
@@ -284,7 +289,6 @@ class Fleet(pulumi.ComponentResource):
         assert args.lookups.cloud is not None
         assert self._hosts_group is not None
         found = args.lookups.workers[name]
-        files = files_for_jobs(runner, found.mtu, host.registry_mirrors, host.ca_certificates, ipv6=host.ipv6)
         return WorkerGroup(
             f"{args.stack}-{name}",
             WorkerGroupArgs(
@@ -292,7 +296,7 @@ class Fleet(pulumi.ComponentResource):
                 host=self._tagged(host),
                 hosts_group=self._hosts_group.security_group_id,
                 found=found,
-                files={f"{CONFIGURATION_FOLDER}/{file}": content for file, content in files.items()},
+                files=_files_of_workers(runner, found.mtu, host),
                 metadata=self._metadata,
                 description=self._marks.of_workers(name),
                 access=args.lookups.cloud,
@@ -302,6 +306,21 @@ class Fleet(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, providers=self._openstack),
         )
 
+    @staticmethod
+    def _check_user_data(args: FleetArgs) -> None:
+        """Raises SettingsError when Nova would refuse a machine's user_data, which its answer would then repeat."""
+        host = args.settings.host
+        if not isinstance(host, OpenStackHost):
+            return
+        (first,) = host_names(args.stack, 1)
+        mistakes = {"host": host_data_mistake(host, args.lookups.machines[first].mtu)}
+        for name, found in args.lookups.workers.items():
+            files_of = partial(_files_of_workers, args.settings.runners[name], found.mtu)
+            mistakes[f"runners.{name}.autoscaler"] = worker_data_mistake(host, found.mtu, files_of)
+        lines = [f"gitlab-runners:{where}: {mistake}" for where, mistake in mistakes.items() if mistake is not None]
+        if lines:
+            raise SettingsError("\n".join(lines))
+
     def _tagged(self, host: OpenStackHost) -> OpenStackHost:
         """The host with the tags that name its owner."""
         if self._args.shared is None:
@@ -310,8 +329,14 @@ class Fleet(pulumi.ComponentResource):
 
     def _existing(self, host: DockerHost) -> _Host:
         (name,) = host_names(self._args.stack, 1)
-        connection = DockerConnection(name, DockerConnectionArgs(host), opts=pulumi.ResourceOptions(parent=self))
-        return _Host(name, connection, host.mtu)
+        return _Host(name, self._connection(name, host, None, parent=self), host.mtu)
+
+    def _connection(
+        self, name: str, host: OpenStackHost | DockerHost, machine: VirtualMachine | None, parent: pulumi.Resource
+    ) -> DockerConnection:
+        args = self._args
+        of_host = DockerConnectionArgs(host, args.stack, args.state, args.settings.stop_grace_seconds, machine)
+        return DockerConnection(name, of_host, opts=pulumi.ResourceOptions(parent=parent))
 
     def _labels(self, host: _Host, runner: str) -> dict[str, pulumi.Input[str]]:
         return {STACK_LABEL: self._args.stack, RUNNER_LABEL: runner, **self._owner_labels, **self._host_labels(host)}
@@ -342,7 +367,9 @@ class Fleet(pulumi.ComponentResource):
                 grace=self._args.settings.stop_grace_seconds,
             ),
             opts=pulumi.ResourceOptions(
-                parent=host.connection, depends_on=[managers[runner].container for runner in slots]
+                parent=host.connection,
+                depends_on=[managers[runner].container for runner in slots],
+                hooks=host.connection.hooks,
             ),
         )
 
@@ -373,3 +400,9 @@ class Fleet(pulumi.ComponentResource):
         )
         if settings.keeps_floating_ip:
             machine.move_floating_ip(drain)
+
+
+def _files_of_workers(runner: Runner, mtu: int, host: OpenStackHost) -> dict[str, str]:
+    """What jobs get from the worker that they run on, by path."""
+    files = files_for_jobs(runner, mtu, host.registry_mirrors, host.ca_certificates, ipv6=host.ipv6)
+    return {f"{CONFIGURATION_FOLDER}/{file}": content for file, content in files.items()}

@@ -1,7 +1,6 @@
 """The openstack provider."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pulumi
@@ -10,30 +9,33 @@ from pulumi.runtime.config import is_config_secret
 from pydantic.alias_generators import to_snake
 
 from clients.openstack import CONFIGURATION
+from clients.provider_values import flag, number, table
 
-# The other keys of the provider's configuration; all but these and `insecure` are text.
-_NO_TEXT = (
-    "allowReauth",
-    "delayedAuth",
-    "disableNoCacheHeader",
-    "enableLogging",
-    "endpointOverrides",
-    "insecure",
-    "maxRetries",
-    "swauth",
-    "systemScope",
-)
-KEYS = {*CONFIGURATION, *_NO_TEXT, "endpointType"}
+# Keys that are not text.
+_TYPES: Mapping[str, Callable[[str, str], Any]] = {
+    "allowReauth": flag,
+    "delayedAuth": flag,
+    "disableNoCacheHeader": flag,
+    "enableLogging": flag,
+    "endpointOverrides": table,
+    "insecure": flag,
+    "maxRetries": number,
+    "swauth": flag,
+    "systemScope": flag,
+}
+KEYS = frozenset({*CONFIGURATION, *_TYPES, "endpointType"})
+"""Keys of the provider's configuration that are handed on."""
 
 
 def openstack_provider(name: str, config: Mapping[str, str], opts: pulumi.ResourceOptions) -> openstack.Provider:
     """The openstack provider from its own configuration (`config`, without the namespace) and environment variables.
 
     It is explicit for stacks with layers: the engine configures the default one from the stack's own file alone.
+    Raises ClientError for a value that is none of its key.
     """
     arguments: dict[str, Any] = {}
     for key, value in config.items():
         if key in KEYS:
-            typed = json.loads(value) if key in _NO_TEXT else value
+            typed = _TYPES[key](f"openstack:{key}", value) if key in _TYPES else value
             arguments[to_snake(key)] = pulumi.Output.secret(typed) if is_config_secret(f"openstack:{key}") else typed
     return openstack.Provider(name, **arguments, opts=opts)

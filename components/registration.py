@@ -1,6 +1,5 @@
 """A runner's registration in GitLab and its authentication token."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -9,6 +8,7 @@ import pulumi
 import pulumi_gitlab as gitlab
 
 from clients import ClientError
+from clients.provider_values import flag, number, table
 from clients.threads import in_thread
 from components.jobs_ended import JobsEnded, JobsEndedArgs
 from components.leftovers import Leftovers
@@ -140,8 +140,8 @@ def gitlab_provider(name: str, config: Mapping[str, str], opts: pulumi.ResourceO
         cacert_file=config.get("cacertFile"),
         client_cert=config.get("clientCert"),
         client_key=config.get("clientKey"),
-        insecure=config.get("insecure") == "true" if "insecure" in config else None,
-        headers=json.loads(config["headers"]) if "headers" in config else None,
-        retries=int(config["retries"]) if "retries" in config else None,
+        insecure=flag("gitlab:insecure", config["insecure"]) if "insecure" in config else None,
+        headers=table("gitlab:headers", config["headers"]) if "headers" in config else None,
+        retries=number("gitlab:retries", config["retries"]) if "retries" in config else None,
         opts=opts,
     )

@@ -11,13 +11,13 @@ import pulumi
 import pulumi_docker as docker
 
 from clients.managers import VOLUME_LABEL
-from components.docker_connection import DockerConnection
+from components.docker_connection import Configuration, DockerConnection
 from components.worker_group import WorkerGroup
 from components.workers import Workers
 from renderers.autoscaler import CLOUD_CA_FILE, CLOUDS_FILE, KEY_FILE, PLUGINS_FOLDER
 from renderers.config_toml import Cache, ConfigToml, Dind, Limits, RegistryLogin, config_toml
 from renderers.daemon_json import dind_daemon_json
-from renderers.handover import CONFIGURATION_FOLDER
+from renderers.handover import CONFIG_FILE, CONFIGURATION_FOLDER
 from renderers.metrics import LOOPBACK_LISTEN_ADDRESS, MANAGERS_LISTEN_ADDRESS, TOKEN_EXPIRY_LABEL
 from renderers.proxy import Proxy, proxy_environment
 from settings import Manager, Runner
@@ -148,9 +148,7 @@ class RunnerManager(pulumi.ComponentResource):
         )
         shared = docker.ContainerVolumeArgs(volume_name=volume.name, container_path=CONFIGURATION_FOLDER)
         config = self._config_toml(name, args, volume)
-        uploads = [
-            docker.ContainerUploadArgs(file=f"{CONFIGURATION_FOLDER}/config.toml", content=config, permissions="0600")
-        ]
+        uploads = [docker.ContainerUploadArgs(file=CONFIG_FILE, content=config, permissions="0600")]
         for file, content in args.files_for_jobs.items():
             uploads.append(docker.ContainerUploadArgs(file=f"{CONFIGURATION_FOLDER}/{file}", content=content))
         if workers is not None:
@@ -165,13 +163,19 @@ class RunnerManager(pulumi.ComponentResource):
             labels=self._configuration_labels(args, _digest(volume.name, config)),
             opts=on_host(self),
         )
-        depends_on: list[pulumi.Resource] = [configuration]
         volumes = [shared]
+        options: dict[str, Any] = {
+            "depends_on": [configuration],
+            "custom_timeouts": pulumi.CustomTimeouts(delete=f"{args.grace + _DELETE_MARGIN_SECONDS}s"),
+        }
         if workers is None:
             volumes.append(docker.ContainerVolumeArgs(host_path=socket.host_path, container_path=socket.container_path))
+            first = Configuration(configuration.id, config)
+            of_container = args.connection.of_successor(self, name, first, **options)
         else:
-            options = pulumi.ResourceOptions(parent=self, depends_on=workers.members)
-            depends_on.append(Workers(name, volume.name, workers.cloud, opts=options))
+            of_workers = pulumi.ResourceOptions(parent=self, depends_on=workers.members)
+            options["depends_on"].append(Workers(name, volume.name, workers.cloud, opts=of_workers))
+            of_container = on_host(self, **options)
         self.container = docker.Container(
             name,
             image=image.image_id,
@@ -184,12 +188,7 @@ class RunnerManager(pulumi.ComponentResource):
             wait_timeout=_HEALTHY_WITHIN_SECONDS,
             destroy_grace_seconds=args.grace,
             **_CONTAINER,
-            opts=on_host(
-                self,
-                depends_on=depends_on,
-                waits=workers is None,
-                custom_timeouts=pulumi.CustomTimeouts(delete=f"{args.grace + _DELETE_MARGIN_SECONDS}s"),
-            ),
+            opts=of_container,
         )
         self.register_outputs({"container": self.container.name})
 

@@ -13,11 +13,8 @@ from clients.lookups import Machine
 from components.host_group import HostGroup
 from components.host_key import HostKey
 from components.leftovers import BROKEN_OFF, HOST_KEY_METADATA, Leftovers
-from components.proxy import proxy_of
-from renderers.cloud_init import CloudInit, user_data
-from renderers.docker_volume import DockerVolume
-from renderers.prune import Prune
-from renderers.updates import Updates
+from components.machine_data import host_data, is_compressed
+from renderers.user_data import packed
 from settings import OpenStackHost
 
 
@@ -90,6 +87,7 @@ class VirtualMachine(pulumi.ComponentResource):
                 ),
             )
         data = self._user_data(args, key, volume.id if volume is not None else None)
+        compressed = is_compressed(host, args.found.mtu)
         trigger = self._trigger(args, data)
         ports = [
             openstack.networking.Port(
@@ -110,7 +108,7 @@ class VirtualMachine(pulumi.ComponentResource):
             key_pair=group.key_pair,
             availability_zone=host.availability_zone,
             networks=[openstack.compute.InstanceNetworkArgs(port=port.id) for port in ports],
-            user_data=data,
+            user_data=data.apply(packed) if compressed else data,
             metadata=host.metadata | args.metadata,
             tags=list(host.tags) or None,
             scheduler_hints=(
@@ -129,7 +127,11 @@ class VirtualMachine(pulumi.ComponentResource):
                 # The trigger has what the stack file says of these. What somebody changed by hand stays: to undo it
                 # would restart the machine under its jobs. A hint only counts when the machine is placed: a second
                 # machine does not move the first.
-                ignore_changes=["availabilityZone", "flavorId", "imageId", "schedulerHints"],
+                ignore_changes=[
+                    *("availabilityZone", "flavorId", "imageId", "schedulerHints"),
+                    # Another computer may compress the same text to other bytes: the trigger has the text.
+                    *(["userData"] if compressed else []),
+                ],
             ),
         )
         self.ssh_dependencies = [self.instance]
@@ -182,24 +184,7 @@ class VirtualMachine(pulumi.ComponentResource):
         host = args.host
 
         def render(private_key: str, public_key: str, volume_id: str | None) -> str:
-            return user_data(
-                CloudInit(
-                    user=host.ssh.user,
-                    mtu=args.found.mtu,
-                    install_docker=host.docker == "distribution",
-                    host_key_private=private_key,
-                    host_key_public=public_key,
-                    ca_certificates=host.ca_certificates,
-                    registry_mirrors=host.registry_mirrors,
-                    registry_cache=host.registry_cache is not None,
-                    proxy=proxy_of(host),
-                    prune=Prune(host.prune.older_than_hours, host.prune.free_percent) if host.prune else None,
-                    updates=Updates(host.updates.reboot_window, args.number) if host.updates else None,
-                    metrics=bool(host.metrics_from),
-                    docker_volume=DockerVolume(volume_id) if volume_id is not None else None,
-                    ipv6=host.ipv6,
-                )
-            )
+            return host_data(host, args.number, args.found.mtu, (private_key, public_key), volume_id)
 
         return pulumi.Output.all(key.private_key, key.public_key, volume_id).apply(lambda known: render(*known))
 

@@ -13,10 +13,8 @@ from clients.openstack import CloudAccess
 from components.declared_rules import DeclaredRules
 from components.host_key import HostKey
 from components.leftovers import BROKEN_OFF, Leftovers
-from components.proxy import proxy_of
+from components.machine_data import worker_data
 from renderers.autoscaler import Autoscaler, CloudLogin, Policy, Worker, access_rules, autoscaler_table, clouds_yaml
-from renderers.cloud_init import CloudInit, user_data
-from renderers.prune import Prune
 from settings import Autoscaler as AutoscalerSettings
 from settings import OpenStackHost
 
@@ -127,32 +125,13 @@ class WorkerGroup(pulumi.ComponentResource):
                 network_ids=found.network_ids,
                 user=host.ssh.user,
                 port=host.ssh.port,
-                user_data=self._user_data(),
+                user_data=worker_data(host, found.mtu, self._args.files),
                 boot_seconds=host.ready_timeout,
                 metadata=host.metadata | self._args.metadata,
                 tags=host.tags,
             ),
             key_pair=key_pair,
             security_group_id=security_group,
-        )
-
-    def _user_data(self) -> str:
-        host = self._args.host
-        return user_data(
-            CloudInit(
-                user=host.ssh.user,
-                mtu=self._args.found.mtu,
-                install_docker=host.docker == "distribution",
-                # All workers boot with the same text, so none can have a key of its own there.
-                host_key_private=None,
-                host_key_public=None,
-                ca_certificates=host.ca_certificates,
-                registry_mirrors=host.registry_mirrors,
-                proxy=proxy_of(host),
-                prune=Prune(host.prune.older_than_hours, host.prune.free_percent) if host.prune else None,
-                files=self._args.files,
-                ipv6=host.ipv6,
-            )
         )
 
     def _clouds_yaml(self, credential_id: str, secret: str) -> str:

@@ -19,6 +19,7 @@ from clients.openstack import Catalogue, CloudAccess, Endpoint
 from clients.state import State
 from components.fleet import Fleet, FleetArgs
 from components.leftovers import Leftovers
+from renderers.user_data import unpacked
 from review.plan import SECRET
 from settings import OpenStackHost, Settings, host_names
 
@@ -86,7 +87,7 @@ class _Nobody(pulumi.runtime.Mocks):
         for upload in inputs.get("uploads") or ():
             self.files[args.name, str(upload["file"])] = str(upload["content"])
         if "userData" in inputs:
-            self.files[args.name, USER_DATA] = str(inputs["userData"])
+            self.files[args.name, USER_DATA] = unpacked(str(inputs["userData"]))
         computed: dict[str, dict[str, Any]] = {
             "Port": {"allFixedIps": ["address"]},
             "FloatingIp": {"address": "address"},
@@ -133,7 +134,7 @@ def files_of(stack: str, settings: Settings, gitlab_url: str) -> dict[tuple[str,
         machines = {name: Machine("flavor", "image", networks, mtu) for name in host_names(stack, 1)}
         workers = {name: machines[f"{stack}-1"] for name, runner in runners.items() if runner.autoscaler is not None}
     endpoint = cache_endpoint(settings.cache, lambda: _CLOUDS_S3) if settings.cache is not None else None
-    nobody = _Nobody()
+    nobody, state = _Nobody(), State(_no_state)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
@@ -149,7 +150,8 @@ def files_of(stack: str, settings: Settings, gitlab_url: str) -> dict[tuple[str,
                     stack=stack,
                     settings=settings,
                     lookups=Lookups(machines, {}, cache_endpoint=endpoint, workers=workers, cloud=_CLOUD),
-                    leftovers=Leftovers(Catalogue(_no_cloud), None, State(_no_state)),
+                    leftovers=Leftovers(Catalogue(_no_cloud), None, state),
+                    state=state,
                     gitlab_config={},
                     gitlab_url=settings.gitlab_url or gitlab_url,
                 ),

@@ -14,7 +14,7 @@ from clients.gitlab import instance_url
 from review.plan import SECRET
 from settings import Settings, SettingsError, layers, load
 from settings.cli_keys import changes, copies
-from settings.yaml_file import Location, Origin, Value, read
+from settings.yaml_file import Location, Origin, Value, read, shown
 
 FOLDER = "stacks"
 # Everything else is the program, which touches every stack: what is new is rather previewed once too often.
@@ -60,6 +60,13 @@ class Stacks:
             found = [own]
         return [file.relative_to(self._root).as_posix() for file in found]
 
+    def has_layers(self, stack: str) -> bool:
+        """Whether a stack has layers; one whose name can be read in two ways is refused elsewhere."""
+        try:
+            return layers.owner_of(stack, self._folder) is not None
+        except SettingsError:
+            return True
+
     def own_file(self, stack: str) -> Path:
         """The stack's own file, whether it exists or not."""
         return layers.stack_file(stack, self._folder)
@@ -89,8 +96,8 @@ class Stacks:
 def refusals(stacks: Iterable[str], before: Stacks, after: Stacks) -> dict[str, str]:
     """Why Pulumi must not even read the files of some stacks as a change has them, by the stacks' names.
 
-    What stands at the top of a file is not for a change under review to set, and no secret may be one that another
-    stack had.
+    What stands at the top of a file is not for a change under review to set, no secret may be one that another stack
+    had, and a stack with layers keeps them.
     """
     was = {name: _document(before.own_file(name)) for name in before.names()}
     named = [each.content["secretsprovider"] for each in was.values() if "secretsprovider" in each.content]
@@ -101,6 +108,7 @@ def refusals(stacks: Iterable[str], before: Stacks, after: Stacks) -> dict[str, 
         others = (before.own_file(name) for name in was if name != stack)
         lines = "; ".join(
             [
+                *_lost_layers(stack, before, after),
                 *changes(was.get(stack), document, providers),
                 *copies(document, others, " as it was before the change"),
             ]
@@ -110,6 +118,12 @@ def refusals(stacks: Iterable[str], before: Stacks, after: Stacks) -> dict[str, 
                 lines = lines.replace(f"{side.own_file(stack).parent}/", f"{FOLDER}/")
             found[stack] = lines
     return found
+
+
+def _lost_layers(stack: str, before: Stacks, after: Stacks) -> Iterator[str]:
+    """A line when a change takes its layers from a stack, and with them what only an environment may say."""
+    if before.has_layers(stack) and not after.has_layers(stack):
+        yield f"{shown(after.own_file(stack))}: has no layers any more; this change removes one of their files"
 
 
 def _document(file: Path) -> Value:

@@ -25,12 +25,20 @@ from clients.gitlab import GITLAB_COM, GitLab, instance_url
 from clients.managers import Engine
 from clients.marks import Marks
 from clients.openstack import connect
-from clients.orphans import SERVER, InCloud, Marked, Registration, in_gitlab, in_openstack, on_engine, unused_by_name
-from clients.readiness import Kind, Remnants
+from clients.orphans import (
+    CONTAINER,
+    SERVER,
+    InCloud,
+    Marked,
+    Registration,
+    in_gitlab,
+    in_openstack,
+    on_engine,
+    unused_by_name,
+)
 from clients.state import Export, NoSuchStack, State, StateUnknown, backend, exported
 from components.abort import ABORT_JOBS, aborts_jobs
-from components.docker_connection import STACK_LABEL, options_for
-from components.drain import SERVER_LABEL
+from components.docker_connection import options_for
 from scripts.console import Failure, failures_in_one_line, last_line
 from scripts.stack import SANDBOX, Stack, backend_of, in_sandbox, require_file, sandbox_up
 from scripts.toolchain import ROOT
@@ -77,7 +85,7 @@ class Unknown:
         if self._cloud is not None:
             found += in_openstack(self._cloud, self._marks, self._containers)
         if self._engine is not None:
-            found += asyncio.run(self._on_engine(self._engine))
+            found += asyncio.run(on_engine(self._connected(), self.stack))
         unknown = self._unknown({each.known_as for each in found})
         return [each for each in found if each.known_as in unknown]
 
@@ -112,39 +120,31 @@ class Unknown:
         if isinstance(thing, InCloud):
             kept = thing.remove()
         else:
-            assert self._engine is not None
-            kind: Kind = "container" if thing.kind == "container" else "volume"
-            kept = asyncio.run(Remnants(self._engine, self._ssh(self._engine)).remove(kind, thing.id))
+            engine = self._connected()
+            asyncio.run(engine.remove(thing.id) if thing.kind == CONTAINER else engine.remove_volume(thing.id))
+            kept = None
         if kept is None:
             print(f"removed {thing}", flush=True)
         return kept
 
     async def end_managers(self, ids: set[str], *, abort: bool) -> None:
         """Ends managers on the existing engine, after their jobs or with them, and returns when they have ended."""
-        assert self._engine is not None
-        engine = Engine(self._engine.url, self._ssh(self._engine), self._engine.cert_path)
+        engine = self._connected()
         for id_ in ids:
             print(f"ending manager {id_}{'' if abort else ', after its jobs'}", flush=True)
             await engine.quit(id_, "TERM" if abort else "QUIT")
         seconds = _ABORT_SECONDS if abort else self.settings.stop_grace_seconds
         end = time.monotonic() + seconds
-        while still := ids & {each.id for each in await engine.managers(dict([self._label])) if each.may_have_jobs}:
+        while still := ids & {each.id for each in await engine.containers(self.stack, "") if each.may_have_jobs}:
             if time.monotonic() > end:
                 raise _StillRuns(f"manager {', '.join(sorted(still))}", seconds, self.stack)
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _on_engine(self, host: DockerHost) -> list[Marked]:
-        options = self._ssh(host)
-        engine = Engine(host.url, options, host.cert_path)
-        return await on_engine(engine, Remnants(host, options), self._label, SERVER_LABEL)
-
-    @property
-    def _label(self) -> tuple[str, str]:
-        return STACK_LABEL, self.stack
-
-    @staticmethod
-    def _ssh(host: DockerHost) -> list[str]:
-        return options_for(host.ssh, host.host_key) if host.url.startswith("ssh://") else []
+    def _connected(self) -> Engine:
+        """A client of the existing engine, for one event loop."""
+        host = self._engine
+        assert host is not None
+        return Engine(host.url, options_for(host.ssh, host.host_key), host.cert_path)
 
     def _unknown(self, ids: set[str]) -> set[str]:
         return self._state.unknown(ids) if ids else set()

@@ -40,7 +40,7 @@ def copies(document: Value, others: Iterable[Path], when: str = "") -> Iterator[
         return
     known: dict[bytes, Origin] = {}
     for other in others:
-        text = other.read_text(encoding="utf-8")
+        text = other.read_text(encoding="utf-8", errors="replace")
         if "secure" not in text:
             continue
         for found in _BASE64.finditer(text):

@@ -13,6 +13,7 @@ Maps merge, everything else replaces. Any other stack is its own file and nothin
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ from settings.ownership import (
     ALLOW,
     ALLOWABLE,
     CREDENTIALS,
+    NOT_TAKEN,
     PROVIDER_KEYS,
     RESERVED,
     SHARED_PROVIDER_KEYS,
@@ -191,6 +193,8 @@ def effective(
             layer = _located(config, layer)
             if owner is not None:
                 errors += _of_others(kind, layer, allowed, {*encrypted, *secrets})
+        if owner is None:
+            errors += _nearly(layer)
         values = _merged(values, layer)
     if errors:
         raise SettingsError("\n".join(dict.fromkeys(errors)))
@@ -276,7 +280,15 @@ def _config(document: Value) -> Value:
         return Value(document.origin, {})
     if not isinstance(config.content, dict):
         raise SettingsError(f"{config.origin}: config: must be a map")
-    return Value(config.origin, {_full(key): value for key, value in config.content.items()})
+    found = config.content.items()
+    # As Pulumi reads it: text that is JSON stands for what it says.
+    return Value(
+        config.origin,
+        {
+            _full(key): _near(decoded(value.content), value) if isinstance(value.content, str) else value
+            for key, value in found
+        },
+    )
 
 
 def _full(key: str) -> str:
@@ -287,16 +299,17 @@ def _full(key: str) -> str:
 
 def _located(config: Mapping[str, str], file: Value) -> Value:
     """Pulumi's values, with the lines that they have in the stack's file."""
-
-    def located(value: Any, near: Value) -> Value:
-        if isinstance(value, dict):
-            return Value(near.origin, {key: located(inner, near.at([key])) for key, inner in value.items()})
-        if isinstance(value, list):
-            return Value(near.origin, [located(inner, near.at([index])) for index, inner in enumerate(value)])
-        return Value(near.origin, value)
-
     whole = Value(Origin(file.origin.file, None), file.content)
-    return Value(whole.origin, {key: located(decoded(value), whole.at([key])) for key, value in config.items()})
+    return Value(whole.origin, {key: _near(decoded(value), whole.at([key])) for key, value in config.items()})
+
+
+def _near(value: Any, near: Value) -> Value:
+    """A plain value with the lines of what stands in its place, as far as that has such parts."""
+    if isinstance(value, dict):
+        return Value(near.origin, {key: _near(inner, near.at([key])) for key, inner in value.items()})
+    if isinstance(value, list):
+        return Value(near.origin, [_near(inner, near.at([index])) for index, inner in enumerate(value)])
+    return Value(near.origin, value)
 
 
 def _merged(below: Value, above: Value) -> Value:
@@ -356,6 +369,20 @@ def _of_others(
                 yield f"{inner.origin}: {name}: {_not_here(kind, name)}"
             elif project is not None and leads_outside(name, inner, project):
                 yield f"{inner.origin}: {name}: must be the path of a file in the project's folder"
+
+
+def _nearly(config: Value) -> Iterator[str]:
+    """Keys of a stack without layers that nobody reads, where one that somebody reads is meant; one line each.
+
+    Other namespaces are nobody's concern here.
+    """
+    namespaces = (NAMESPACE, "gitlab", "openstack")
+    for key, value in config.content.items():
+        namespace = key.partition(":")[0]
+        if namespace in namespaces[1:] and key not in (*PROVIDER_KEYS, *NOT_TAKEN):
+            yield f"{value.origin}: {key}: unknown key{suggestion(key, PROVIDER_KEYS)}"
+        elif namespace not in namespaces and get_close_matches(namespace, namespaces, n=1, cutoff=0.8):
+            yield f"{value.origin}: {key}: unknown namespace{suggestion(namespace, namespaces)}"
 
 
 def _may_set(kind: Kind, key: str) -> bool:

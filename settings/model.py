@@ -485,7 +485,7 @@ class OpenStackHost(_Model):
     absent."""
     ca_certificates: tuple[Certificate, ...] = ()
     """Certificates of your own CAs, in PEM, which the machines, the managers and Docker-in-Docker trust too; no
-    secrets."""
+    secrets. With some tens of them user_data gets longer than Nova takes; the preview says so."""
     proxy: Proxy | None = None
     """HTTP proxy for the machines' packages and their engine, the managers, the jobs and Docker-in-Docker."""
     prune: Annotated[Prune | None, BeforeValidator(_off), Field(json_schema_extra=_off_is_false)] = Prune()

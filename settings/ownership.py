@@ -71,6 +71,8 @@ _FURTHER_PROVIDER_KEYS = (
     ),
     *(f"gitlab:{key}" for key in ("clientCert", "clientKey", "headers", "retries")),
 )
+NOT_TAKEN = tuple(f"gitlab:{key}" for key in ("configFile", "context", "earlyAuthCheck", "enableAutoCiSupport"))
+"""What the gitlab provider knows besides, and the program does not hand on."""
 PROVIDER_KEYS = (*SHARED_PROVIDER_KEYS, *CREDENTIALS, *_FURTHER_PROVIDER_KEYS)
 """All that the program takes of the providers' configuration."""
 _HOST = f"{NAMESPACE}:host"

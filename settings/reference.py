@@ -13,7 +13,8 @@ _HEAD = f"""\
 `stacks/Pulumi.<stack>.yaml` says everything about a stack; one of a team shares part of it with others, in
 [layers](layers.md). The program's keys lie below `config:` and start with `{NAMESPACE}:`; the connection to OpenStack
 and GitLab is the providers' own configuration (`openstack:cloud`, `gitlab:baseUrl`, `gitlab:token`, …) or their
-environment variables.
+environment variables. A key of theirs that nobody knows is refused, and so is one of a namespace that only looks like
+one of the three.
 
 This page is generated from the model in `settings/model.py`; so is the
 [JSON Schema](stack.schema.json) that editors use.

@@ -70,26 +70,42 @@ def read(file: Path) -> Value:
         if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
             problem, line = error.problem or problem, error.problem_mark.line + 1
         raise SettingsError(f"{Origin(file, line)}: is not YAML: {problem}") from None
+    except ValueError as error:
+        # Bytes that are no text, or a value that is none of the type that it is tagged with.
+        raise SettingsError(f"{shown(file)}: is not YAML in UTF-8: {error}") from None
     if not isinstance(value.content, dict):
         raise SettingsError(f"{value.origin}: must be a map with config")
     return value
 
 
-def _value(loader: yaml.SafeLoader, node: yaml.Node, file: Path) -> Value:
+def _value(loader: yaml.SafeLoader, node: yaml.Node, file: Path, around: tuple[yaml.Node, ...] = ()) -> Value:
     origin = Origin(file, node.start_mark.line + 1)
+    if node in around:
+        raise SettingsError(f"{origin}: an alias stands inside of what it names")
+    around = (*around, node)
     if isinstance(node, yaml.MappingNode):
+        _check_keys(node, file)
         loader.flatten_mapping(node)
         content = {}
         for key, inner in node.value:
             # The line of the key: that of a map is the one after it.
-            value = _value(loader, inner, file)
+            value = _value(loader, inner, file, around)
             content[str(key.value)] = Value(Origin(file, key.start_mark.line + 1), value.content)
         return Value(origin, content)
     if isinstance(node, yaml.SequenceNode):
-        return Value(origin, [_value(loader, inner, file) for inner in node.value])
+        return Value(origin, [_value(loader, inner, file, around) for inner in node.value])
     value = loader.construct_object(node)
     # As Pulumi reads it, which knows no dates, no `yes` and no 1:30: those are text.
     is_text = not isinstance(value, str | int | float | None) or (
         isinstance(value, int) and node.value.lower() not in {"true", "false"} and not re.fullmatch(_NUMBER, node.value)
     )
     return Value(origin, node.value if is_text else value)
+
+
+def _check_keys(node: yaml.MappingNode, file: Path) -> None:
+    """Whether a map says each key once, without what it merges: of two, readers differ about which counts."""
+    said = set()
+    for key, _ in node.value:
+        if key.tag != "tag:yaml.org,2002:merge" and str(key.value) in said:
+            raise SettingsError(f"{Origin(file, key.start_mark.line + 1)}: {key.value}: is there twice")
+        said.add(str(key.value))

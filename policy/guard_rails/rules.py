@@ -4,7 +4,9 @@ Each looks at one resource at a time, before it is made or changed. Pulumi's pro
 does not know a value yet: then Pulumi warns that the policy could not be asked, and asks it again during the update.
 """
 
+import gzip
 import re
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -49,6 +51,7 @@ _SECRETS = {
     "an access key of AWS": re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
     "a password in a URL": re.compile(r"://[^/\s:@]+:[^/\s:@]+@"),
 }
+_GZIP = b"\x1f\x8b"
 UNKNOWN_SCOPE = "unknown"
 _RUNNERS = {
     "instance_type": "an instance runner",
@@ -189,11 +192,20 @@ def _boot_image(machine: Properties, options: Options) -> Iterator[str]:
 
 
 def _secret_in_user_data(machine: Properties, options: Options) -> Iterator[str]:
-    text = machine.get("userData") or ""
+    text = _plain(machine.get("userData") or "")
     # Never the secret itself, nor what stands around it.
     yield from (f"user_data holds {kind}" for kind, pattern in _SECRETS.items() if pattern.search(text))
     if _PRIVATE_KEY.search(_without_host_keys(text)):
         yield "user_data holds a private key"
+
+
+def _plain(user_data: str) -> str:
+    """What cloud-init reads, which may be sent compressed and in base64."""
+    try:
+        data = b64decode(user_data, validate=True)
+    except ValueError:
+        return user_data
+    return (gzip.decompress(data) if data.startswith(_GZIP) else data).decode(errors="replace")
 
 
 def _without_host_keys(user_data: str) -> str:

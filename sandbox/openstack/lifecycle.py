@@ -6,6 +6,7 @@ status ERROR with a fault. What a server is lies in the store, so that a new pro
 
 import asyncio
 import base64
+import gzip
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ from sandbox.openstack.common import LOG, ApiError, Document, naive_now, now
 from sandbox.openstack.neutron import Neutron
 from sandbox.store import Store
 from sandbox.vm import VirtualMachine
+
+_GZIP = b"\x1f\x8b"
 
 # Availability zones; servers that ask for none are in the first.
 ZONES = ("nova", "zone-2")
@@ -175,9 +178,12 @@ class Lifecycle:
     async def boot(self, id: str) -> None:
         """Work: start or restart the machine."""
         server = self.server(id)
-        data = base64.b64decode(server["user_data"] or "").decode()
+        data = base64.b64decode(server["user_data"] or "")
+        if data.startswith(_GZIP):
+            # As cloud-init does (util.decomp_gzip).
+            data = gzip.decompress(data)
         keys = [server["public_key"]] if server["public_key"] else []
-        await self._machines.boot(VirtualMachine(id, server["name"], self.addresses(id), data, keys))
+        await self._machines.boot(VirtualMachine(id, server["name"], self.addresses(id), data.decode(), keys))
 
     async def reimage(self, id: str) -> None:
         """Work: start the machine, if it is to run, with an empty disk."""

@@ -1,18 +1,13 @@
 """Another runner image while all slots are taken: never more jobs than the stack says, none lost, no slot left idle."""
 
-import os
-import signal
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 from docker.models.containers import Container
 
-from tests.engine.harness import NOTHING, ROOT, Project, Sandbox, at_once, wait_until
+from tests.engine.harness import NOTHING, Project, Sandbox, Update, at_once, updates, wait_until
 
 pytestmark = pytest.mark.docker
 CONCURRENT = 3
@@ -39,28 +34,6 @@ class Jobs:
         return [self.sandbox.job(job)["status"] for job in jobs]
 
 
-@dataclass
-class Update:
-    """An `up` in the background."""
-
-    process: subprocess.Popen[str]
-
-    def kill(self) -> None:
-        """As when the machine that it runs on loses its power."""
-        # Plugins have process groups of their own, in the same session.
-        for file in Path("/proc").glob("[0-9]*/stat"):
-            with suppress(OSError):
-                if int(file.read_text().rpartition(")")[2].split()[3]) == self.process.pid:
-                    os.kill(int(file.parent.name), signal.SIGKILL)
-        self.process.wait()
-
-    def result(self) -> str:
-        """What it printed; it must have succeeded."""
-        output, _ = self.process.communicate()
-        assert self.process.returncode == 0, output
-        return output
-
-
 @pytest.fixture
 def project(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     used = Project(sandbox, tmp_path_factory.mktemp("project"))
@@ -81,26 +54,8 @@ def jobs(sandbox: Sandbox) -> Jobs:
 
 @pytest.fixture
 def up(project: Project) -> Iterator[Callable[[], Update]]:
-    started: list[Update] = []
-
-    def start() -> Update:
-        command = ["pulumi", "up", f"--stack={project.stack}", "--yes", "--skip-preview", "--non-interactive"]
-        process = subprocess.Popen(
-            [*command, f"--config-file={project.file}"],
-            cwd=ROOT,
-            env=project.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(Update(process))
-        return started[-1]
-
-    yield start
-    for each in started:
-        if each.process.poll() is None:
-            each.kill()
+    with updates(project) as begin:
+        yield begin
 
 
 def managers(sandbox: Sandbox) -> list[Container]:

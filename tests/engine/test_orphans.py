@@ -107,8 +107,8 @@ def test_an_engine_that_exists_is_listed_from_an_empty_backend_and_cleared_after
     lost = in_empty_backend(fresh, tmp_path)
     assert orphans(lost, remove=False) == 1
     listed = capsys.readouterr().out
-    assert re.search(r"^  container app \([0-9a-f]{64}\): a manager, running$", listed, re.MULTILINE)
-    assert re.search(r"^  container app \([0-9a-f]{64}\): holds the configuration", listed, re.MULTILINE)
+    assert re.search(r"^  container sandbox-1-app-\w+ \([0-9a-f]{64}\): manager of app, running$", listed, re.MULTILINE)
+    assert re.search(r"^  volume sandbox-1-app-\w+: a container uses it$", listed, re.MULTILINE)
     removed_after_the_job(sandbox, lost, capsys, "after its jobs")
     others.remove()
     assert sandbox.inventory() == NOTHING

@@ -85,3 +85,14 @@ def test_unless_the_environment_allows_it(checkout: Checkout, stranger: Server, 
     preview = checkout.run("preview")
     assert preview.returncode != 0
     assert [asked for asked in stranger.asked if asked.startswith(KEYS[key])], preview.stdout + preview.stderr
+
+
+def test_a_token_that_the_stack_encrypts_is_its_own_to_set(checkout: Checkout) -> None:
+    token = checkout.environment.pop("GITLAB_TOKEN")
+    assert checkout.run("config", "set", "--plaintext", "gitlab:token", token).returncode == 0
+    plain = checkout.run("preview")
+    assert plain.returncode != 0
+    assert "gitlab:token: is in plain text; set it with `pulumi config set --secret" in plain.stdout + plain.stderr
+    assert checkout.run("config", "set", "--secret", "gitlab:token", token).returncode == 0
+    preview = checkout.run("preview")
+    assert preview.returncode == 0, preview.stdout + preview.stderr

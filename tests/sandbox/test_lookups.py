@@ -17,7 +17,7 @@ import pytest
 from clients import ClientError
 from clients.gitlab import GitLab, TokensUnknown, token_expiries
 from clients.lookups import Lookups, look_up
-from clients.openstack import Catalogue, CloudAccess, Endpoint, connect
+from clients.openstack import Catalogue, CloudAccess, Endpoint, Flavor, connect
 from sandbox.openstack import keystone
 from settings import Settings
 from tests.sandbox.inprocess import HOST, InProcess
@@ -115,6 +115,24 @@ def test_workers_are_looked_up_as_their_hosts_are(clouds: InProcess) -> None:
     assert lookups.cloud == CloudAccess(clouds.auth_url, None, "public", "/compute/v2.1", "/image")
     wrong = looked_up(clouds, executor="autoscaler", autoscaler=scaler | {"flavor": "m1.larg"})
     assert wrong == "flavor m1.larg: does not exist in this cloud; did you mean m1.large or m1.small?"
+
+
+@pytest.mark.parametrize("spelled", [str.upper, lambda id_: id_.replace("-", ""), "{{{}}}".format])
+def test_an_id_is_taken_as_the_cloud_writes_it(clouds: InProcess, spelled: Callable[[str], str]) -> None:
+    catalogue = Catalogue(clouds.connect)
+    image, network = catalogue.image_id("debian-13"), catalogue.network("runners")
+    assert catalogue.image_id(spelled(image)) == image
+    assert catalogue.network(spelled(network.id)) == network
+    assert catalogue.network_id(spelled(network.id)) == network.id
+
+
+def test_a_flavors_id_may_be_any_text(clouds: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalogue = Catalogue(clouds.connect)
+    hexadecimal, usual = "0123456789ABCDEF0123456789ABCDEF", "fedcba98-7654-3210-fedc-ba9876543210"
+    flavors = [Flavor(id_, f"f{number}", 1, 1) for number, id_ in enumerate((hexadecimal, usual))]
+    monkeypatch.setattr(Catalogue, "_flavors", flavors)
+    assert catalogue.flavor_id(hexadecimal) == hexadecimal
+    assert catalogue.flavor_id(usual.upper()) == catalogue.flavor_id(usual.replace("-", "")) == usual
 
 
 def test_each_machine_is_made_of_what_it_has_and_a_name_is_looked_up_once(clouds: InProcess) -> None:

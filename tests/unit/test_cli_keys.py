@@ -164,6 +164,21 @@ def test_a_secret_is_not_moved_to_another_stack_either(tmp_path: Path) -> None:
     assert "encryptionsalt: differs" in found["prod"]
 
 
+@pytest.mark.parametrize("gone", ["teams/a.yaml", "environments/dev.yaml"])
+def test_a_change_does_not_take_a_stack_out_of_its_environment(tmp_path: Path, gone: str) -> None:
+    for side in ("before", "after"):
+        folder = folder_of(tmp_path / side, {"a-dev": "config: {}\n"})
+        for file in ("teams/a.yaml", "environments/dev.yaml"):
+            (folder / file).parent.mkdir()
+            (folder / file).write_text("config: {}\n")
+    sides = Stacks(tmp_path / "before"), Stacks(tmp_path / "after")
+    assert refusals(["a-dev"], *sides) == {}
+    (tmp_path / "after" / "stacks" / gone).unlink()
+    assert refusals(["a-dev"], *sides) == {
+        "a-dev": "stacks/Pulumi.a-dev.yaml: has no layers any more; this change removes one of their files"
+    }
+
+
 def test_a_review_starts_no_preview_of_such_a_stack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

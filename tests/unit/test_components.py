@@ -16,6 +16,7 @@ from pydantic import SecretStr
 
 from clients.lookups import Lookups, Machine
 from clients.openstack import CloudAccess, Endpoint
+from clients.state import State
 from components.fleet import Fleet, FleetArgs, Shared
 from settings import (
     Autoscaler,
@@ -152,6 +153,7 @@ def declare(
             cloud=CloudAccess("https://keystone.example/v3", "one", "public", "/compute/v2.1", "/image", ca="CA\n"),
         ),
         leftovers=NoLeftovers(),  # type: ignore[arg-type]
+        state=State(lambda: pytest.fail("nothing is created")),
         gitlab_config={"baseUrl": "https://gitlab.example/api/v4/", "token": "glpat-secret"},
         gitlab_url="https://gitlab.example",
         token_expiry=lambda _runner: token_expiry,

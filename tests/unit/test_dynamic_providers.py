@@ -199,3 +199,21 @@ def test_the_end_of_jobs_is_asked_of_the_gitlab_of_the_layers(monkeypatch: pytes
     shared = {"baseUrl": "https://gitlab.example/api/v4/"}
     provider.delete("7", {"runner": "7", "grace": 600, "gitlab": shared})
     assert asked == [("https://gitlab.example", shared | {"token": "glpat-own"})]
+
+
+@pytest.mark.parametrize(("stack", "url"), [("payments-dev", "https://gitlab.dev"), ("dev", "https://own.example")])
+def test_where_the_layers_say_nothing_the_environment_does(
+    monkeypatch: pytest.MonkeyPatch, stack: str, url: str
+) -> None:
+    asked = []
+
+    def gitlab(url: str, _config: dict[str, str], _environment: Any) -> Any:
+        asked.append(url)
+        return SimpleNamespace(has_running_jobs=lambda _runner: False)
+
+    monkeypatch.setattr("clients.gitlab.GitLab", gitlab)
+    monkeypatch.setenv("GITLAB_BASE_URL", "https://gitlab.dev/api/v4/")
+    provider = _JobsEndedProvider()
+    provider.configure(own(gitlab__baseUrl="https://own.example/api/v4/"))
+    provider.delete("7", {"runner": "7", "grace": 600, "gitlab": None, "stack": stack})
+    assert asked == [url]

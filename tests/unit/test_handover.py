@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from clients import ClientError, managers
-from clients.managers import Manager, hand_over
+from clients.managers import Container, hand_over
 from components.handover import _HandoverProvider
 from renderers.config_toml import config_toml
 from renderers.handover import (
@@ -22,6 +22,7 @@ from renderers.handover import (
     held_back,
     limited,
     released,
+    token_digest,
 )
 from tests.configurations import PLAIN
 
@@ -44,21 +45,20 @@ def sh(config: Path, script: str, path: str = os.defpath) -> str:
     return done.stdout.strip()
 
 
-def test_only_a_successor_of_the_same_registration_is_held_back(config: Path) -> None:
-    digest = sh(config, TOKEN_DIGEST)
-    assert "secret" not in digest
-    sh(config, held_back(["another", ""]))
-    assert config.read_text() == DECLARED
-    sh(config, held_back(["another", digest]))
-    assert NO_EXECUTOR in config.read_text()
+def test_a_manager_and_the_program_find_the_same_registration_by_its_token(config: Path) -> None:
+    assert sh(config, TOKEN_DIGEST) == token_digest(DECLARED)
+    assert "secret" not in token_digest(DECLARED)
+    assert token_digest(DECLARED) == token_digest(DECLARED.replace("concurrent = 4", "concurrent = 2"))
+    assert token_digest(DECLARED) != token_digest(DECLARED.replace("secret", "another"))
 
 
 def test_what_is_handed_over_ends_as_it_was_declared(config: Path) -> None:
-    sh(config, held_back([sh(config, TOKEN_DIGEST)]))
+    config.write_text(held_back(DECLARED))
+    assert NO_EXECUTOR in config.read_text()
     sh(config, limited(2))
     assert config.read_text() == DECLARED.replace("concurrent = 4", "concurrent = 2")
     sh(config, limited(0))
-    assert config.read_text() != DECLARED
+    assert config.read_text() == held_back(DECLARED)
     sh(config, released(4))
     assert config.read_text() == DECLARED
     assert config.stat().st_mode & 0o777 == 0o600
@@ -107,9 +107,9 @@ class Engine:
     tokens: dict[str, str] = field(default_factory=dict)
     heard: list[str] = field(default_factory=list)
 
-    async def managers(self, _labels: object) -> list[Manager]:
-        found = [Manager(id_, "running" if told else "exited", "app", id_) for id_, told in self.old.items()]
-        return [*found, Manager("new", "running", "app", "new")]
+    async def managers(self, _labels: object) -> list[Container]:
+        found = [Container(id_, "running" if told else "exited", "app", id_) for id_, told in self.old.items()]
+        return [*found, Container("new", "running", "app", "new")]
 
     async def sh(self, container: str, script: str) -> str:
         if script == TOKEN_DIGEST:

@@ -139,6 +139,26 @@ config:
     assert runner.environment == {"ON": "yes", "PORTS": "80:81", "EMPTY": ""}
 
 
+def test_text_that_is_json_is_what_it_says(write: Write) -> None:
+    """So `pulumi config set gitlab-runners:host '{…}'` writes it."""
+    stack = STACK + "  gitlab-runners:manager: '{\"checkInterval\": 7}'\n"
+    plain = effective("payments-prod", folder=write(_stack=stack)).values.plain
+    assert plain["gitlab-runners:manager"] == {"concurrent": 2, "checkInterval": 7}
+
+
+def test_what_is_merged_may_be_said_anew(write: Write) -> None:
+    team = "config:\n  gitlab-runners:manager:\n    <<: {concurrent: 5, checkInterval: 7}\n    concurrent: 3\n"
+    plain = effective("payments-prod", folder=write(teams__payments=team)).values.plain
+    assert plain["gitlab-runners:manager"] == {"concurrent": 3, "checkInterval": 7}
+
+
+def test_a_file_that_is_no_text_is_told(write: Write) -> None:
+    folder = write()
+    (folder / "teams" / "payments.yaml").write_bytes("config: {} # Büro\n".encode("latin-1"))
+    (told,) = mistakes(folder)
+    assert told.startswith("teams/payments.yaml: is not YAML in UTF-8: ")
+
+
 def test_what_the_layers_share_of_the_providers_is_no_secret(write: Write) -> None:
     allowing = ENVIRONMENT + "allow: [openstack:region]\n"
     stack = STACK + "  openstack:region: two\n  openstack:password: {secure: v1:abc}\n"
@@ -167,6 +187,33 @@ def test_a_stack_without_both_files_is_its_own_file_alone(write: Write, stack: s
     own = {"gitlab-runners:host": '{"kind":"docker"}'}
     layers = effective(stack, own, folder)
     assert (layers.owner, layers.config) == (None, {"gitlab-runners:host": '{"kind": "docker"}'})
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("gitlab:baseURL", "unknown key; did you mean gitlab:baseUrl?"),
+        ("openstack:regin", "unknown key; did you mean openstack:region?"),
+        ("openstack:config:regin", "unknown key; did you mean openstack:region?"),
+        ("gitlab-runner:host", "unknown namespace; did you mean gitlab-runners?"),
+        ("opnstack:cloud", "unknown namespace; did you mean openstack?"),
+    ],
+)
+def test_a_key_that_nobody_reads_is_told_without_layers_too(write: Write, key: str, told: str) -> None:
+    folder = write(**{"Pulumi.alone": f"config:\n  {key}: x\n"})
+    name = key.replace(":config", "")
+    for config in (None, {name: "x"}):
+        with pytest.raises(SettingsError) as caught:
+            effective("alone", config, folder)
+        assert str(caught.value).replace(f"{folder}/", "") == f"Pulumi.alone.yaml, line 2: {name}: {told}"
+
+
+@pytest.mark.parametrize(
+    "key", ["gitlab:earlyAuthCheck", "pulumi:tags", "docker:host", "github:token", "openstack:cert"]
+)
+def test_keys_of_others_are_left_alone_without_layers(write: Write, key: str) -> None:
+    folder = write(**{"Pulumi.alone": f"config:\n  {key}: x\n"})
+    assert effective("alone", folder=folder).config == {key: "x"}
 
 
 def test_hyphens_may_be_anywhere(write: Write) -> None:
@@ -251,6 +298,17 @@ def test_a_stack_that_lacks_a_layer_hears_of_it(write: Write) -> None:
         ),
         ("environments__prod", "config: [\n", "environments/prod.yaml, line 2: is not YAML: "),
         ("environments__prod", "- config\n", "environments/prod.yaml, line 1: must be a map with config"),
+        (
+            "teams__payments",
+            "config: {}\nconfig:\n  gitlab:baseUrl: x\n",
+            "teams/payments.yaml, line 2: config: is there twice",
+        ),
+        (
+            "_stack",
+            "config: &all\n  gitlab-runners:host: *all\n",
+            "Pulumi.payments-prod.yaml, line 1: an alias stands inside of what it names",
+        ),
+        ("_stack", "config: {gitlab-runners:x: !!int x}\n", "Pulumi.payments-prod.yaml: is not YAML in UTF-8: "),
         ("environments__prod", "config: 7\n", "environments/prod.yaml, line 1: config: must be a map"),
         (
             "environments__prod",

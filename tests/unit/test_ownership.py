@@ -135,6 +135,17 @@ def test_pulumis_older_way_to_write_a_key_is_the_same_key(tmp_path: Path) -> Non
     assert line.startswith(f"{OWN}.yaml, line 2: gitlab:baseUrl: must not be set in the stack's own file")
 
 
+@pytest.mark.parametrize("file", WHO_SETS)
+def test_nor_does_json_or_a_merge_hide_a_key(tmp_path: Path, file: str) -> None:
+    text = """\
+config:
+  <<: {gitlab:baseUrl: x}
+  gitlab-runners:host: '{"kind": "docker"}'
+"""
+    lines = [line.partition(": must not be set")[0] for line in mistakes(tmp_path, {file: text})]
+    assert lines == [f"{file}.yaml, line 2: gitlab:baseUrl", f"{file}.yaml, line 3: gitlab-runners:host.kind"]
+
+
 def test_all_mistakes_are_told_at_once(tmp_path: Path) -> None:
     files = {
         "environments/prod": "allow: [gitlab:baseUrL]\n",

@@ -9,8 +9,11 @@ import yaml
 from scripts.config import page
 from scripts.console import Failure
 from scripts.new_stack import NewStack, create
+from scripts.stack import _sandbox_config
 from settings import effective, load
 from settings.layers import FOLDER
+from settings.ownership import reserved
+from settings.yaml_file import read
 
 
 @pytest.fixture
@@ -117,3 +120,12 @@ def test_a_new_stack_stays_with_its_teams_projects(folder: Path) -> None:
     (folder / "Pulumi.payments-dev.yaml").unlink()
     with pytest.raises(Failure, match="project: 101: is not a project of this team, which has 100"):
         NewStack("payments", "dev", 101, folder).files()
+
+
+@pytest.mark.parametrize("stack", ["payments-dev", "payments-prod"])
+def test_the_shipped_environments_allow_what_make_puts_in_and_no_more(tmp_path: Path, stack: str) -> None:
+    machines = {"SANDBOX_RUNNER_IMAGE": "runner:1", "SANDBOX_JOB_IMAGE": "job:1", "SANDBOX_GITLAB_URL": "http://gitlab"}
+    completed = read(_sandbox_config(tmp_path, stack, machines)).content["config"].content
+    put_in = {name for key, value in completed.items() for name, _ in reserved(key, value)}
+    environment = FOLDER / "environments" / f"{stack.partition('-')[2]}.yaml"
+    assert put_in == set(yaml.safe_load(environment.read_text())["allow"])
