@@ -11,6 +11,11 @@ from clients.state import State
 RECOVERY_PAGE = "docs/how-to/recover-a-state.md"
 
 
+def what_to_do(stack: str) -> str:
+    """A clause for what the state of a stack does not know in its clouds."""
+    return f"`make orphans STACK={stack}` lists what the state does not know, and {RECOVERY_PAGE} says what to do"
+
+
 def machines_of(project: str, stack: str, catalogue: Catalogue) -> list[Server]:
     """The servers that carry a stack's marks and the name of one of its hosts, whatever their number."""
     return [
@@ -35,8 +40,8 @@ def check_no_doubles(project: str, stack: str, catalogue: Catalogue, state: Stat
         raise ClientError(
             f"stack {stack}: the cloud has {named} with this stack's marks, but the state in {where} does not know "
             f"{'it' if len(strangers) == 1 else 'them'}: is it another state backend, or was a state lost? Jobs may be "
-            f"running there, so nothing is made beside {'it' if len(strangers) == 1 else 'them'}; {RECOVERY_PAGE} "
-            "says what to do"
+            f"running there, so nothing is made beside {'it' if len(strangers) == 1 else 'them'}; "
+            f"{what_to_do(stack)}"
         )
 
 

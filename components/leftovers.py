@@ -15,7 +15,7 @@ from openstack.connection import Connection
 from openstack.exceptions import NotFoundException, raise_from_response
 
 from clients import ClientError
-from clients.doubles import RECOVERY_PAGE, check_no_doubles
+from clients.doubles import check_no_doubles, what_to_do
 from clients.gitlab import GitLab, Scope
 from clients.openstack import UNFINISHED, Catalogue, explained
 from clients.state import State, StateUnknown, backend
@@ -200,7 +200,7 @@ class _Creation:
         """Ends the operation for what may be in use; `what` begins with a name and ends where a clause can follow."""
         raise ClientError(
             f"{what}, but the stack's state does not know it: it may be another state backend's, or a state was lost. "
-            f"Nothing is made beside it; {RECOVERY_PAGE} says what to do"
+            f"Nothing is made beside it; {what_to_do(self.stack)}"
         )
 
     def refuse_replacement(self, what: str, type_: str) -> None:

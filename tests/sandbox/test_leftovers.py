@@ -302,7 +302,9 @@ def test_what_it_does_not_know_and_is_in_use_stops_the_update(cloud: Connection,
     thing = MAKERS[name](cloud)
     assert thing.use is not None
     thing.use()
-    with pytest.raises(ClientError, match=f"^{thing.used_by_name} .*recover-a-state.md") as error:
+    with pytest.raises(
+        ClientError, match=f"^{thing.used_by_name} .*`make orphans STACK=dev` .*recover-a-state.md"
+    ) as error:
         look(cloud, thing, state_of(*thing.more))
     assert "\n" not in str(error.value)
     assert thing.is_there()
