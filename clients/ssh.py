@@ -1,7 +1,9 @@
 """SSH to a Docker host: the options that the docker provider, the readiness check and the drain share."""
 
+import asyncio
 from asyncio import create_subprocess_exec, subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +15,7 @@ _CONNECT_TIMEOUT_SECONDS = 60
 # How long an idle master connection stays for the next client.
 _PERSIST_SECONDS = 60
 SSH_FAILED = 255
+_SIGN_OF_LIFE_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -73,21 +76,44 @@ def ssh_options(
     return [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
 
 
-async def run(host: str, login: Login, command: str) -> Answer:
-    """Runs a shell command on a host and waits for its end. Raises ClientError when there is no `ssh`."""
+async def run(host: str, login: Login, command: str, *, held: bool = False) -> Answer:
+    """Runs a shell command on a host and waits for its end. Raises ClientError when there is no `ssh`.
+
+    The command has no input; one that is `held` gets a dot every ten seconds, until this process ends. So a command
+    that must not go on alone can notice that nobody waits for it any more. It has a connection of its own: the master
+    of those that are shared keeps a command's input open when its client is killed (OpenSSH 9.2).
+    """
     # The master connection's socket lives there.
     Path("~/.ssh").expanduser().mkdir(mode=0o700, exist_ok=True)
-    arguments = [*login.options, "-T"]
+    own_connection = ["-o", "ControlPath=none"] if held else []
+    arguments = [*own_connection, *login.options, "-T"]
     if login.user is not None:
         arguments += ["-l", login.user]
     if login.port is not None:
         arguments += ["-p", str(login.port)]
     command_line = ["ssh", *arguments, "--", host, command]
+    stdin = subprocess.PIPE if held else subprocess.DEVNULL
     try:
         process = await create_subprocess_exec(
-            *command_line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            *command_line, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
     except FileNotFoundError:
         raise ClientError("there is no ssh on PATH; install the OpenSSH client") from None
-    output, error = (stream.decode(errors="replace").strip() for stream in await process.communicate())
-    return Answer(process.returncode or 0, output, error)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    alive = asyncio.ensure_future(_signs_of_life(process.stdin)) if process.stdin is not None else None
+    streams = await asyncio.gather(process.stdout.read(), process.stderr.read())
+    status = await process.wait()
+    if alive is not None:
+        alive.cancel()
+    output, error = (stream.decode(errors="replace").strip() for stream in streams)
+    return Answer(status, output, error)
+
+
+async def _signs_of_life(stdin: asyncio.StreamWriter) -> None:
+    # What has ended already needs none.
+    with suppress(ConnectionError):
+        while True:
+            stdin.write(b".")
+            await stdin.drain()
+            await asyncio.sleep(_SIGN_OF_LIFE_SECONDS)

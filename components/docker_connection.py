@@ -10,15 +10,13 @@ import pulumi_docker as docker
 from clients.managers import VOLUME_LABEL, Engine, Manager
 from clients.readiness import Kind, Machine, Remnants, check_ipv6, machine_ready
 from clients.ssh import Login, ssh_options
-from components.drain import SERVER_LABEL
 from components.leftovers import BROKEN_OFF
 from components.virtual_machine import VirtualMachine
+from renderers.drain import SERVER_LABEL, STACK_LABEL
 from renderers.handover import TOKEN_DIGEST, held_back
 from renderers.metrics import RUNNER_LABEL
 from settings import DockerHost, OpenStackHost, Ssh
 
-STACK_LABEL = "gitlab-runners.stack"
-"""Label of all that is made on a host: the stack's name."""
 # The first engine that knows default-network-opts (Docker Engine 24.0 release notes).
 OLDEST_WITH_NETWORK_OPTIONS = 24
 _UNUSED: dict[str, Kind] = {

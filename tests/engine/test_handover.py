@@ -1,100 +1,39 @@
 """Another runner image while all slots are taken: never more jobs than the stack says, none lost, no slot left idle."""
 
-import os
-import signal
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 from docker.models.containers import Container
 
-from tests.engine.harness import NOTHING, ROOT, Project, Sandbox, at_once, wait_until
+from tests.engine.background import Background, Jobs, signals
+from tests.engine.harness import NOTHING, Project, Sandbox, at_once, wait_until
 
 pytestmark = pytest.mark.docker
 CONCURRENT = 3
-SIGNALS = "jobs.signals"
-
-
-@dataclass
-class Jobs:
-    """Jobs that run until they are told to end, by files in a volume that all of them have."""
-
-    sandbox: Sandbox
-
-    def put(self) -> int:
-        """A job that runs until it is told to end."""
-        return self.sandbox.put_job([f"until [ -e /{SIGNALS}/$CI_JOB_ID ]; do sleep 1; done"])
-
-    def end(self, *jobs: int) -> None:
-        """Tells jobs to end."""
-        command = ["touch", *(f"/{SIGNALS}/{job}" for job in jobs)]
-        image, volumes = self.sandbox.environment["SANDBOX_JOB_IMAGE"], {SIGNALS: {"bind": f"/{SIGNALS}"}}
-        self.sandbox.docker.containers.run(image, command, volumes=volumes, remove=True)
-
-    def states(self, *jobs: int) -> list[str]:
-        return [self.sandbox.job(job)["status"] for job in jobs]
-
-
-@dataclass
-class Update:
-    """An `up` in the background."""
-
-    process: subprocess.Popen[str]
-
-    def kill(self) -> None:
-        """As when the machine that it runs on loses its power."""
-        # Plugins have process groups of their own, in the same session.
-        for file in Path("/proc").glob("[0-9]*/stat"):
-            with suppress(OSError):
-                if int(file.read_text().rpartition(")")[2].split()[3]) == self.process.pid:
-                    os.kill(int(file.parent.name), signal.SIGKILL)
-        self.process.wait()
-
-    def result(self) -> str:
-        """What it printed; it must have succeeded."""
-        output, _ = self.process.communicate()
-        assert self.process.returncode == 0, output
-        return output
 
 
 @pytest.fixture
-def project(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def project(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Project:
     used = Project(sandbox, tmp_path_factory.mktemp("project"))
     used.configure(lambda config: config["manager"].update(concurrent=CONCURRENT))
-    used.configure(lambda config: config["runners"]["app"].update(volumes=[f"{SIGNALS}:/{SIGNALS}"]))
     image = sandbox.docker.images.get(sandbox.environment["SANDBOX_RUNNER_IMAGE"])
     image.tag("gitlab-runners-sandbox/gitlab-runner", "next")
-    volume = sandbox.docker.volumes.create(SIGNALS)
-    yield used
-    sandbox.clear()
-    volume.remove()
+    return used
 
 
 @pytest.fixture
-def jobs(sandbox: Sandbox) -> Jobs:
-    return Jobs(sandbox)
+def jobs(sandbox: Sandbox, project: Project) -> Iterator[Jobs]:
+    with signals(sandbox, project) as found:
+        yield found
 
 
 @pytest.fixture
-def up(project: Project) -> Iterator[Callable[[], Update]]:
-    started: list[Update] = []
+def up(project: Project) -> Iterator[Callable[[], Background]]:
+    started: list[Background] = []
 
-    def start() -> Update:
-        command = ["pulumi", "up", f"--stack={project.stack}", "--yes", "--skip-preview", "--non-interactive"]
-        process = subprocess.Popen(
-            [*command, f"--config-file={project.file}"],
-            cwd=ROOT,
-            env=project.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(Update(process))
+    def start() -> Background:
+        started.append(Background.of(project, "up"))
         return started[-1]
 
     yield start
@@ -133,7 +72,7 @@ def with_all_slots_taken(project: Project, sandbox: Sandbox, jobs: Jobs) -> tupl
 @pytest.mark.acceptance
 @pytest.mark.parametrize("kind", ["openstack", "docker"])
 def test_two_managers_together_have_no_more_jobs_than_one_may(
-    project: Project, sandbox: Sandbox, jobs: Jobs, up: Callable[[], Update], kind: str
+    project: Project, sandbox: Sandbox, jobs: Jobs, up: Callable[[], Background], kind: str
 ) -> None:
     if kind == "docker":
         host = {"kind": kind, "url": sandbox.environment["SANDBOX_DOCKER_HOST"]}
@@ -157,7 +96,7 @@ def test_two_managers_together_have_no_more_jobs_than_one_may(
 
 @pytest.mark.acceptance
 def test_what_broke_off_goes_on_with_the_next_update(
-    project: Project, sandbox: Sandbox, jobs: Jobs, up: Callable[[], Update]
+    project: Project, sandbox: Sandbox, jobs: Jobs, up: Callable[[], Background]
 ) -> None:
     old, taken, waiting = with_all_slots_taken(project, sandbox, jobs)
     broken_off = up()
