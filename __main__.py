@@ -19,6 +19,7 @@ from clients import ClientError
 from clients.doubles import check_no_doubles
 from clients.gitlab import GITLAB_COM, GitLab, TokensUnknown, instance_url, token_expiries
 from clients.lookups import look_up
+from clients.lost import check_nothing_lost
 from clients.managers import Engine
 from clients.openstack import Catalogue, connect
 from clients.quotas import check_quotas
@@ -29,6 +30,7 @@ from components.abort import ABORT_JOBS, aborts_jobs
 from components.docker_connection import options_for
 from components.fleet import Fleet, FleetArgs, Shared
 from components.leftovers import Leftovers
+from renderers.drain import STACK_LABEL
 from settings import DockerHost, OpenStackHost, Settings, SettingsError, effective, in_namespace, load
 
 gc.freeze()
@@ -65,10 +67,11 @@ def main() -> Fleet:
         url = instance_url(providers["gitlab"], os.environ, settings.gitlab_url or default)
     own_tokens = _own_tokens(settings, providers["gitlab"], settings.gitlab_url or url)
     host = settings.host
+    stopped: set[str] = set()
     if isinstance(host, DockerHost):
         # In a thread: the program itself runs inside an event loop.
         with ThreadPoolExecutor() as pool:
-            pool.submit(asyncio.run, _look_at(host, stack, state)).result()
+            stopped = pool.submit(asyncio.run, _look_at(host, stack, state)).result()
     catalogue = Catalogue(lambda: connect(providers["openstack"]))
     lookups = look_up(stack, settings, catalogue, gitlab, preview=pulumi.runtime.is_dry_run())
     if isinstance(host, OpenStackHost) and catalogue.is_connected:
@@ -76,6 +79,8 @@ def main() -> Fleet:
             check_no_doubles(pulumi.get_project(), stack, catalogue, state, backend)
         except StateUnknown as error:
             pulumi.log.warn(f"{error}; what an interrupted update may have left is not removed")
+        else:
+            check_nothing_lost(stack, catalogue.connection, state.resources)
         for line in check_quotas(stack, host, lookups, catalogue):
             pulumi.log.warn(line)
     fleet = Fleet(
@@ -91,6 +96,7 @@ def main() -> Fleet:
             gitlab_url=settings.gitlab_url or url,
             token_expiry=gitlab.token_expiry if gitlab is not None else None,
             own_tokens=own_tokens,
+            stopped=stopped,
             shared=shared,
         ),
     )
@@ -101,17 +107,21 @@ def main() -> Fleet:
     return fleet
 
 
-async def _look_at(host: DockerHost, stack: str, state: State) -> None:
-    """Refuses an engine that does not answer, cannot do what is wanted of it, or has another's things of this stack's
-    name."""
+async def _look_at(host: DockerHost, stack: str, state: State) -> set[str]:
+    """Ids of the stack's managers on an existing engine that do not run, once the engine answers.
+
+    Refuses an engine that cannot do what is wanted of it, or has another's things of this stack's name.
+    """
     options = options_for(host.ssh, host.host_key)
     await engine_ready(host, options, pulumi.log.info)
+    engine = Engine(host.url, options, host.cert_path)
     try:
-        await find(Place(stack, "", Engine(host.url, options, host.cert_path)), state, backend)
+        await find(Place(stack, "", engine), state, backend)
     except StateUnknown as error:
         # An update says so before the first thing that it makes there.
         if pulumi.runtime.is_dry_run():
             pulumi.log.warn(f"{error}; whose containers run at {host.url} is not known")
+    return await engine.stopped({STACK_LABEL: stack})
 
 
 def _own_tokens(settings: Settings, config: Mapping[str, str], url: str) -> Mapping[str, datetime | None]:

@@ -5,28 +5,28 @@ import io
 import shlex
 import tarfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from clients import ClientError
 from clients.ssh import Login, run
 from clients.threads import in_thread
+from renderers.drain import SERVER_LABEL, STACK_LABEL, tell
 from renderers.handover import BUSY_WORKERS, TOKEN_DIGEST, limited, released
 from renderers.metrics import RUNNER_LABEL
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-STACK_LABEL = "gitlab-runners.stack"
-"""Label of all that is made on a host: the stack's name."""
-SERVER_LABEL = "gitlab-runners.server"
-"""Label of all that is made on a virtual machine: the machine's id."""
 VOLUME_LABEL = "gitlab-runners.volume"
 """Label of runner managers: their volume's name."""
 _POLL_SECONDS = 1
+# Restart policy of every manager that is meant to be at work (components.runner_manager).
+_POLICY = "always"
 # sshd lets one connection have ten sessions (sshd_config(5), MaxSessions), and others use it as well.
 _CALLS_AT_ONCE = 4
 
@@ -63,6 +63,12 @@ class Engine:
 
     def __str__(self) -> str:
         return f"Docker at {self._url}"
+
+    @classmethod
+    def of_machine(cls, address: str, login: Login) -> "Engine":
+        """That of a virtual machine."""
+        host = f"[{address}]" if ":" in address else address
+        return cls(f"ssh://{login.user}@{host}:{login.port}", login.options, None)
 
     async def managers(self, labels: Mapping[str, str]) -> list[Container]:
         """The managers with these labels, in whatever state."""
@@ -134,18 +140,53 @@ class Engine:
         except ClientError:
             return ""
 
-    async def quit(self, container: str, signal: Literal["QUIT", "TERM"] = "QUIT") -> None:
-        """Sends SIGQUIT, after which a manager takes no job and ends with its last one; dockerd leaves it at that.
-
-        SIGTERM aborts its jobs.
-        """
+    async def stopped(self, labels: Mapping[str, str]) -> set[str]:
+        """Ids of the managers with these labels that do not run, or will not come back when they end."""
+        wanted = [VOLUME_LABEL, *(f"{key}={value}" for key, value in labels.items())]
         if self._ssh:
-            await self._docker("update", "--restart=no", container)
-            await self._docker("kill", f"--signal={signal}", container)
+            filters = shlex.join(f"--filter=label={label}" for label in wanted)
+            template = shlex.quote("{{.Id}} {{.State.Running}} {{.HostConfig.RestartPolicy.Name}}")
+            lines = await self._shell(
+                f"docker ps --all --quiet --no-trunc {filters} | xargs -r docker inspect --format {template}"
+            )
+            found = [line.split(" ") for line in lines.splitlines()]
+            return {id_ for id_, *how in found if how != ["true", _POLICY]}
+        listed = await self._call(
+            lambda client: client.containers.list(all=True, filters={"label": wanted}, ignore_removed=True)
+        )
+        return {
+            each.id
+            for each in listed
+            if not each.attrs["State"]["Running"] or each.attrs["HostConfig"]["RestartPolicy"]["Name"] != _POLICY
+        }
+
+    async def resume(self, labels: Mapping[str, str], containers: Iterable[str]) -> None:
+        """Has managers at work that something stopped: those of the containers that have these labels."""
+        for container in (await self.stopped(labels)).intersection(containers):
+            await self._set_policy(container, _POLICY)
+            if self._ssh:
+                await self._docker("start", container)
+            else:
+                await self._call(partial(_start, container))
+
+    async def quit(self, container: str, signal: str = "QUIT") -> None:
+        """Sends SIGQUIT, after which a manager takes no job and ends with its last one; dockerd leaves it at that."""
+        await self._set_policy(container, "no")
+        try:
+            await self.sh(container, tell(signal))
+        except ClientError:
+            # One that is paused, or just ended.
+            if self._ssh:
+                await self._docker("kill", f"--signal={signal}", container)
+            else:
+                await self._call(lambda client: client.api.kill(container, signal))
+
+    async def _set_policy(self, container: str, name: str) -> None:
+        if self._ssh:
+            await self._docker("update", f"--restart={name}", container)
             return
-        policy: Any = {"Name": "no"}  # Unknown to the stubs.
+        policy: Any = {"Name": name}  # Unknown to the stubs.
         await self._call(lambda client: client.api.update_container(container, restart_policy=policy))
-        await self._call(lambda client: client.api.kill(container, signal))
 
     async def _containers(self, labels: Sequence[str]) -> list[Container]:
         found, told = [], (RUNNER_LABEL, VOLUME_LABEL, SERVER_LABEL)
@@ -170,10 +211,13 @@ class Engine:
         return found
 
     async def _docker(self, *words: str, stdin: bytes | None = None) -> str:
+        return await self._shell(shlex.join(["docker", *words]), stdin)
+
+    async def _shell(self, command: str, stdin: bytes | None = None) -> str:
         parts = urlsplit(self._url)
         async with self._calls:
             login = Login(parts.username, parts.port, self._options)
-            answer = await run(parts.hostname or "", login, shlex.join(["docker", *words]), stdin)
+            answer = await run(parts.hostname or "", login, command, stdin)
         if answer.status:
             raise ClientError(f"{self._url}: {' '.join(answer.error.split())}")
         return answer.output
@@ -187,6 +231,10 @@ class Engine:
                 return call(client)
 
         return await in_thread(called)
+
+
+def _start(container: str, client: "DockerClient") -> None:
+    client.api.start(container)
 
 
 async def hand_over(
@@ -226,3 +274,26 @@ async def hand_over(
         for runner, successor in successors.items()
     }
     await asyncio.gather(*(one(others[runner], **successors[runner]) for runner in successors if others[runner]))
+
+
+async def let_end(
+    engine: Engine, labels: Mapping[str, str], containers: Collection[str], signal: str, go_on: Callable[[], None]
+) -> None:
+    """Ends the managers among these containers, all with these labels: by QUIT with their jobs, by TERM at once.
+
+    Returns when none of them runs. `go_on` is called meanwhile; when it raises something, or something else goes wrong,
+    they are at work again.
+    """
+
+    async def running() -> list[str]:
+        return [each.id for each in await engine.managers(labels) if each.id in containers and each.may_have_jobs]
+
+    try:
+        for each in await running():
+            await engine.quit(each, signal)
+        while await running():
+            go_on()
+            await asyncio.sleep(_POLL_SECONDS)
+    except BaseException:
+        await engine.resume(labels, containers)
+        raise

@@ -1,7 +1,9 @@
 """SSH to a Docker host: the options that the docker provider, the readiness check and the drain share."""
 
+import asyncio
 from asyncio import create_subprocess_exec, subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +15,7 @@ _CONNECT_TIMEOUT_SECONDS = 60
 # How long an idle master connection stays for the next client.
 _PERSIST_SECONDS = 60
 SSH_FAILED = 255
+_SIGN_OF_LIFE_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -73,25 +76,46 @@ def ssh_options(
     return [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
 
 
-async def run(host: str, login: Login, command: str, stdin: bytes | None = None) -> Answer:
-    """Runs a shell command on a host, which reads `stdin`, and waits for its end. Raises ClientError when there is no
-    `ssh`."""
+async def run(host: str, login: Login, command: str, stdin: bytes | None = None, *, held: bool = False) -> Answer:
+    """Runs a shell command on a host and waits for its end. Raises ClientError when there is no `ssh`.
+
+    The command reads `stdin`, or nothing; one that is `held` gets a dot every ten seconds instead, until this process
+    ends. So a command that must not go on alone can notice that nobody waits for it any more. It has a connection of
+    its own: the master of those that are shared keeps a command's input open when its client is killed (OpenSSH 9.2).
+    """
     # The master connection's socket lives there.
     Path("~/.ssh").expanduser().mkdir(mode=0o700, exist_ok=True)
-    arguments = [*login.options, "-T"]
+    own_connection = ["-o", "ControlPath=none"] if held else []
+    arguments = [*own_connection, *login.options, "-T"]
     if login.user is not None:
         arguments += ["-l", login.user]
     if login.port is not None:
         arguments += ["-p", str(login.port)]
     command_line = ["ssh", *arguments, "--", host, command]
+    input_ = subprocess.PIPE if held or stdin is not None else subprocess.DEVNULL
     try:
         process = await create_subprocess_exec(
-            *command_line,
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            *command_line, stdin=input_, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
     except FileNotFoundError:
         raise ClientError("there is no ssh on PATH; install the OpenSSH client") from None
-    output, error = (stream.decode(errors="replace").strip() for stream in await process.communicate(stdin))
+    alive = asyncio.ensure_future(_signs_of_life(process.stdin)) if held and process.stdin is not None else None
+    if alive is None:
+        streams = await process.communicate(stdin)
+    else:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        streams = await asyncio.gather(process.stdout.read(), process.stderr.read())
+        await process.wait()
+        alive.cancel()
+    output, error = (stream.decode(errors="replace").strip() for stream in streams)
     return Answer(process.returncode or 0, output, error)
+
+
+async def _signs_of_life(stdin: asyncio.StreamWriter) -> None:
+    # What has ended already needs none.
+    with suppress(ConnectionError):
+        while True:
+            stdin.write(b".")
+            await stdin.drain()
+            await asyncio.sleep(_SIGN_OF_LIFE_SECONDS)

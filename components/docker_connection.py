@@ -7,13 +7,14 @@ from typing import Any
 import pulumi
 import pulumi_docker as docker
 
-from clients.managers import SERVER_LABEL, STACK_LABEL, VOLUME_LABEL, Container, Engine
+from clients.managers import VOLUME_LABEL, Container, Engine
 from clients.readiness import Machine, check_ipv6, machine_ready
 from clients.remnants import Place, find, remove
 from clients.ssh import Login, ssh_options
 from clients.state import State, StateUnknown, backend
 from components.leftovers import BROKEN_OFF
 from components.virtual_machine import VirtualMachine
+from renderers.drain import SERVER_LABEL, STACK_LABEL
 from renderers.handover import CONFIG_FILE, READ_ALREADY, TOKEN_DIGEST, held_back, token_digest
 from renderers.metrics import RUNNER_LABEL
 from settings import DockerHost, OpenStackHost, Ssh

@@ -1,7 +1,7 @@
 """The fleet: every runner on every host, or on those that it names."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -10,7 +10,6 @@ from typing import Any
 import pulumi
 
 from clients.lookups import Lookups
-from clients.managers import SERVER_LABEL, STACK_LABEL
 from clients.marks import Marks
 from clients.state import State
 from components.cache import Cache, CacheArgs
@@ -27,6 +26,7 @@ from components.registry_cache import RegistryCache, RegistryCacheArgs, mirrors
 from components.runner_manager import RunnerManager, RunnerManagerArgs, files_for_jobs
 from components.virtual_machine import VirtualMachine, VirtualMachineArgs
 from components.worker_group import WorkerGroup, WorkerGroupArgs
+from renderers.drain import SERVER_LABEL, STACK_LABEL
 from renderers.handover import CONFIGURATION_FOLDER
 from renderers.metrics import RUNNER_LABEL, prometheus_targets
 from settings import (
@@ -64,7 +64,8 @@ class FleetArgs:
     """`gitlab_config` is the gitlab provider's configuration, `gitlab_url` is GitLab as the runners reach it.
 
     `state` is what the stack's state knows. `token_expiry` is as in RegistrationArgs; `own_tokens` says when the tokens
-    expire that runners were given, by runner. `shared` is for a stack with layers.
+    expire that runners were given, by runner. `stopped` are ids of managers that do not run, on an engine that exists
+    already. `shared` is for a stack with layers.
     """
 
     project: str
@@ -77,6 +78,7 @@ class FleetArgs:
     gitlab_url: str
     token_expiry: Callable[[int], datetime | None] | None = None
     own_tokens: Mapping[str, datetime | None] = field(default_factory=dict)
+    stopped: Set[str] = frozenset()
     shared: Shared | None = None
 
 
@@ -355,6 +357,7 @@ class Fleet(pulumi.ComponentResource):
         slots = {runner: manager.slots for runner, manager in managers.items() if manager.slots is not None}
         if not slots:
             return
+        containers = {runner: managers[runner].container.id for runner in slots}
         Handover(
             host.name,
             HandoverArgs(
@@ -362,9 +365,10 @@ class Fleet(pulumi.ComponentResource):
                 options=host.connection.ssh_options,
                 cert_path=host.connection.cert_path,
                 labels=self._host_labels(host),
-                managers={runner: managers[runner].container.id for runner in slots},
+                managers={**containers},
                 slots=slots,
                 grace=self._args.settings.stop_grace_seconds,
+                stopped=self._stopped(containers) if self._args.stopped else None,
             ),
             opts=pulumi.ResourceOptions(
                 parent=host.connection,
@@ -373,8 +377,13 @@ class Fleet(pulumi.ComponentResource):
             ),
         )
 
+    def _stopped(self, managers: Mapping[str, pulumi.Output[str]]) -> pulumi.Output[list[str]]:
+        return pulumi.Output.all(**managers).apply(
+            lambda ids: [runner for runner, id_ in ids.items() if id_ in self._args.stopped]
+        )
+
     def _drain(
-        self, host: _Host, machine: VirtualMachine, settings: OpenStackHost, managers: Iterable[RunnerManager]
+        self, host: _Host, machine: VirtualMachine, settings: OpenStackHost, managers: Collection[RunnerManager]
     ) -> None:
         drain = Drain(
             host.name,
@@ -385,12 +394,15 @@ class Fleet(pulumi.ComponentResource):
                 port=settings.ssh.port,
                 options=host.connection.ssh_options,
                 grace=self._args.settings.stop_grace_seconds,
+                managers=[manager.container.id for manager in managers],
                 cloud=self._args.shared.openstack if self._args.shared is not None else None,
             ),
             opts=pulumi.ResourceOptions(
                 parent=machine,
                 depends_on=[
                     *machine.ssh_dependencies,
+                    # Jobs need them until their end: where the drain fails, they stay with the machine.
+                    *(self._hosts_group.rules if self._hosts_group is not None else []),
                     *([machine.floating_ip] if machine.floating_ip is not None else []),
                     *(manager.container for manager in managers),
                 ],

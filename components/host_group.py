@@ -31,6 +31,7 @@ class HostGroup(pulumi.ComponentResource):
     group."""
 
     security_group_id: pulumi.Output[str]
+    rules: list[pulumi.Resource]
     key_pair: str
     server_group_id: pulumi.Output[str] | None = None
     members: list[pulumi.Resource]
@@ -80,7 +81,8 @@ class HostGroup(pulumi.ComponentResource):
             for cidr in cidrs
         ]
         declared = [rule.id for rule in rules]
-        DeclaredRules(name, group.id, declared, args.cloud, opts=pulumi.ResourceOptions(parent=self))
+        checked = DeclaredRules(name, group.id, declared, args.cloud, opts=pulumi.ResourceOptions(parent=self))
+        self.rules = [*rules, checked]
         if host.key_pair.name is not None:
             self.key_pair = host.key_pair.name
         else:

@@ -235,6 +235,9 @@ class _Machine:
             gone.cancel()
             with suppress(ProcessLookupError):  # the usual case: all of it has ended
                 os.killpg(child.pid, signal.SIGKILL)
+            # What has a session of its own lives on, and sees the end of its input, as with sshd.
+            assert child.stdin is not None
+            child.stdin.close()
             await asyncio.gather(work, gone, child.wait(), return_exceptions=True)
 
     def _environment(self, user: str) -> dict[str, str]:

@@ -343,8 +343,8 @@ def _configuration(stack: Stack, *, is_there: bool) -> tuple[dict[str, str], set
             _pulumi(folder, {**elsewhere, "PULUMI_CONFIG_PASSPHRASE": name}, "stack", "init", "--no-select", name)
             text = _pulumi(folder, elsewhere, *command, f"--stack={name}")
     found = json.loads(text)
-    secrets = {key for key, value in found.items() if value["secret"]}
-    return {key: value["value"] for key, value in found.items()}, secrets
+    secrets = {key for key, value in found.items() if value.get("secret")}
+    return {key: str(value.get("value", "")) for key, value in found.items()}, secrets
 
 
 def _pulumi(folder: str | Path, environment: Mapping[str, str], *arguments: str) -> str:

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -199,8 +200,27 @@ def _run_pulumi(command: str, name: str, yes: bool, policies: bool = False) -> S
     stack = open_stack(name)
     # A real cloud is changed after a look at the plan, as `pulumi` itself has it; the sandbox needs no such care.
     confirmed = (yes or in_sandbox(name)) and command != "preview"
-    stack.pulumi(command, *(["--yes"] if confirmed else []), *(policy_pack(name) if policies else []))
+    options = [*(["--yes"] if confirmed else []), *(policy_pack(name) if policies else [])]
+    if command in ("refresh", "destroy"):
+        unreachable = forget_lost(stack)
+        if command == "refresh":
+            options += [f"--exclude={urn}" for urn in unreachable]
+    stack.pulumi(command, *options)
     return stack
+
+
+def forget_lost(stack: Stack) -> list[str]:
+    """Takes out of the stack's state what was on machines that Nova does not have any more.
+
+    Returns the URNs of what is on machines that cannot be reached. Failure where it cannot be told.
+    """
+    with TemporaryDirectory() as folder:
+        unreachable = Path(folder) / "unreachable"
+        command = [str(VENV / "bin" / "python"), "-m", "scripts.lost", stack.name, f"--unreachable={unreachable}"]
+        # In the stack's environment, which leads to its cloud and to its backend.
+        if stack.run([*command, *([f"--config-file={stack.config_file}"] if stack.config_file else [])]):
+            raise Failure(f"what is left of the machines of {stack.name} cannot be told, see above")
+        return unreachable.read_text().splitlines()
 
 
 def policy_pack(name: str) -> list[str]:

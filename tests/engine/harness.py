@@ -1,13 +1,10 @@
 """The real program on the real engine, against a sandbox of its own."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -344,53 +341,6 @@ class Project:
         file.write_text(json.dumps(state))
         result = self.run("stack", "import", f"--stack={self.stack}", f"--file={file}")
         assert result.status == 0, result.output
-
-
-@dataclass
-class Update:
-    """An `up` in the background."""
-
-    process: subprocess.Popen[str]
-
-    def kill(self) -> None:
-        """As when the machine that it runs on loses its power."""
-        # Plugins have process groups of their own, in the same session.
-        for file in Path("/proc").glob("[0-9]*/stat"):
-            with suppress(OSError):
-                if int(file.read_text().rpartition(")")[2].split()[3]) == self.process.pid:
-                    os.kill(int(file.parent.name), signal.SIGKILL)
-        self.process.wait()
-
-    def result(self) -> str:
-        """What it printed; it must have succeeded."""
-        output, _ = self.process.communicate()
-        assert self.process.returncode == 0, output
-        return output
-
-
-@contextmanager
-def updates(project: Project) -> Iterator[Callable[[], Update]]:
-    """Begins updates; none of them survives."""
-    begun: list[Update] = []
-
-    def begin() -> Update:
-        command = ["pulumi", "up", f"--stack={project.stack}", "--yes", "--skip-preview", "--non-interactive"]
-        process = subprocess.Popen(
-            [*command, f"--config-file={project.file}"],
-            cwd=ROOT,
-            env=project.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        begun.append(Update(process))
-        return begun[-1]
-
-    yield begin
-    for each in begun:
-        if each.process.poll() is None:
-            each.kill()
 
 
 def plan_of(steps: Iterable[dict[str, Any]]) -> Plan:

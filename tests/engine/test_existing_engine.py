@@ -5,10 +5,11 @@ import re
 
 import pytest
 
-from clients.managers import SERVER_LABEL, STACK_LABEL, Engine
+from clients.managers import Engine
 from clients.remnants import Place, Remnants, find, remove
 from clients.ssh import ssh_options
 from clients.state import State
+from renderers.drain import SERVER_LABEL, STACK_LABEL
 from scripts.stack import Stack
 from tests.engine.harness import NOTHING, Project, Sandbox
 

@@ -1,59 +1,35 @@
 """Another runner image while all slots are taken: never more jobs than the stack says, none lost, no slot left idle."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from docker.models.containers import Container
 
-from tests.engine.harness import NOTHING, Project, Sandbox, Update, at_once, updates, wait_until
+from tests.engine.background import Background, Jobs, signals, updates
+from tests.engine.harness import NOTHING, Project, Sandbox, at_once, wait_until
 
 pytestmark = pytest.mark.docker
 CONCURRENT = 3
-SIGNALS = "jobs.signals"
-
-
-@dataclass
-class Jobs:
-    """Jobs that run until they are told to end, by files in a volume that all of them have."""
-
-    sandbox: Sandbox
-
-    def put(self) -> int:
-        """A job that runs until it is told to end."""
-        return self.sandbox.put_job([f"until [ -e /{SIGNALS}/$CI_JOB_ID ]; do sleep 1; done"])
-
-    def end(self, *jobs: int) -> None:
-        """Tells jobs to end."""
-        command = ["touch", *(f"/{SIGNALS}/{job}" for job in jobs)]
-        image, volumes = self.sandbox.environment["SANDBOX_JOB_IMAGE"], {SIGNALS: {"bind": f"/{SIGNALS}"}}
-        self.sandbox.docker.containers.run(image, command, volumes=volumes, remove=True)
-
-    def states(self, *jobs: int) -> list[str]:
-        return [self.sandbox.job(job)["status"] for job in jobs]
 
 
 @pytest.fixture
-def project(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def project(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Project:
     used = Project(sandbox, tmp_path_factory.mktemp("project"))
     used.configure(lambda config: config["manager"].update(concurrent=CONCURRENT))
-    used.configure(lambda config: config["runners"]["app"].update(volumes=[f"{SIGNALS}:/{SIGNALS}"]))
     image = sandbox.docker.images.get(sandbox.environment["SANDBOX_RUNNER_IMAGE"])
     image.tag("gitlab-runners-sandbox/gitlab-runner", "next")
-    volume = sandbox.docker.volumes.create(SIGNALS)
-    yield used
-    sandbox.clear()
-    volume.remove()
+    return used
 
 
 @pytest.fixture
-def jobs(sandbox: Sandbox) -> Jobs:
-    return Jobs(sandbox)
+def jobs(sandbox: Sandbox, project: Project) -> Iterator[Jobs]:
+    with signals(sandbox, project) as found:
+        yield found
 
 
 @pytest.fixture
-def up(project: Project) -> Iterator[Callable[[], Update]]:
+def up(project: Project) -> Iterator[Callable[[], Background]]:
     with updates(project) as begin:
         yield begin
 
@@ -88,7 +64,7 @@ def with_all_slots_taken(project: Project, sandbox: Sandbox, jobs: Jobs) -> tupl
 @pytest.mark.acceptance
 @pytest.mark.parametrize("kind", ["openstack", "docker"])
 def test_two_managers_together_have_no_more_jobs_than_one_may(
-    project: Project, sandbox: Sandbox, jobs: Jobs, up: Callable[[], Update], kind: str
+    project: Project, sandbox: Sandbox, jobs: Jobs, up: Callable[[], Background], kind: str
 ) -> None:
     if kind == "docker":
         host = {"kind": kind, "url": sandbox.environment["SANDBOX_DOCKER_HOST"]}
@@ -112,7 +88,7 @@ def test_two_managers_together_have_no_more_jobs_than_one_may(
 
 @pytest.mark.acceptance
 def test_what_broke_off_goes_on_with_the_next_update(
-    project: Project, sandbox: Sandbox, jobs: Jobs, up: Callable[[], Update]
+    project: Project, sandbox: Sandbox, jobs: Jobs, up: Callable[[], Background]
 ) -> None:
     old, taken, waiting = with_all_slots_taken(project, sandbox, jobs)
     broken_off = up()

@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 from docker.models.containers import Container
 
-from clients.managers import STACK_LABEL
+from renderers.drain import STACK_LABEL
 from sandbox.docker_proxy import DockerProxy
 from sandbox.faults import Fault, Faults
-from tests.engine.harness import NOTHING, Project, Sandbox, Update, updates, wait_until
+from tests.engine.background import SIGNALS, Background, updates
+from tests.engine.harness import NOTHING, Project, Sandbox, wait_until
 
 pytestmark = [pytest.mark.docker, pytest.mark.acceptance]
 
 ONE_RUNNER = NOTHING | {"runners": 1, "containers": 2, "volumes": 1}
 HELD_SECONDS = 3600
-SIGNALS = "jobs.signals"
 
 
 class Nobody:
@@ -74,7 +74,7 @@ class Trial:
     sandbox: Sandbox
     socket: Socket
     folder: Path
-    begin: Callable[[], Update]
+    begin: Callable[[], Background]
 
     def put_job(self) -> int:
         """A job whose script runs: it asks nothing more of the engine before it ends."""
@@ -91,7 +91,7 @@ class Trial:
         fault = {"do": "status", "status": 403, "path": "/runners/verify$", "background": True, "times": 10000}
         self.sandbox.control("POST", "faults", fault)
 
-    def kill(self, update: Update) -> None:
+    def kill(self, update: Background) -> None:
         """As when the machine that it runs on loses its power; what was amiss with the clouds is not any more."""
         update.kill()
         self.project.run("cancel", "--yes", f"--stack={self.project.stack}")

@@ -175,7 +175,7 @@ def test_a_refresh_asks_the_cloud_of_the_layers(
 def test_a_drain_asks_the_cloud_of_the_layers_whether_the_machine_is_gone(
     clouds: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def unreachable(*_arguments: Any) -> Answer:
+    async def unreachable(*_arguments: Any, held: bool) -> Answer:
         return Answer(SSH_FAILED, "", "no route to host")
 
     monkeypatch.setattr("components.drain.run", unreachable)

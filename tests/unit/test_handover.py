@@ -173,3 +173,69 @@ def test_only_other_managers_are_a_reason_to_hand_over() -> None:
     before = {"managers": {"app": "1"}, "slots": {"app": {"jobs": 1, "concurrent": 1}}}
     assert not provider.diff("id", before, before | {"slots": {"app": {"jobs": 2, "concurrent": 2}}}).changes
     assert provider.diff("id", before, before | {"managers": {"app": "2"}}).changes
+
+
+@pytest.mark.parametrize(("stopped", "changes"), [([], False), (["app"], True)])
+def test_managers_that_were_seen_stopped_are_a_reason_too(stopped: list[str], changes: bool) -> None:
+    before = {"managers": {"app": "1"}, "slots": {"app": {"jobs": 1, "concurrent": 1}}}
+    provider = _HandoverProvider()
+    assert provider.diff("id", before, before | {"stopped": stopped}).changes == changes
+    assert "stopped" not in provider.declared(before | {"stopped": stopped})
+
+
+class Existing:
+    """An engine that existed already, with one manager that ends some looks after its signal."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks, self.heard = looks, list[str]()
+
+    async def managers(self, _labels: object) -> list[Container]:
+        self.looks -= 1
+        return [
+            Container("m1", "running" if self.looks > 0 else "exited", "app", "m1"),
+            Container("m2", "running", "b", ""),
+        ]
+
+    async def quit(self, container: str, signal: str) -> None:
+        self.heard.append(f"{signal} {container}")
+
+    async def resume(self, _labels: object, containers: set[str]) -> None:
+        self.heard.append(f"resume {' '.join(containers)}")
+
+
+def removed(monkeypatch: pytest.MonkeyPatch, engine: Existing, **more: object) -> None:
+    monkeypatch.setattr("components.handover.Engine", lambda *_arguments: engine)
+    labels = {"gitlab-runners.stack": "dev"}
+    _HandoverProvider().delete(
+        "id", {"url": "tcp://host", "options": [], "managers": {"app": "m1"}, "grace": 60, "labels": labels} | more
+    )
+
+
+def test_on_an_engine_that_existed_jobs_end_before_the_managers_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Existing(looks=3)
+    removed(monkeypatch, engine)
+    assert engine.heard == ["QUIT m1"]
+
+
+def test_there_jobs_are_aborted_where_the_stack_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ABORT_JOBS", "dev")
+    engine = Existing(looks=3)
+    removed(monkeypatch, engine)
+    assert engine.heard == ["TERM m1"]
+
+
+def test_there_managers_whose_jobs_outlast_the_grace_are_at_work_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Existing(looks=9)
+    with pytest.raises(ClientError, match="jobs still run on tcp://host after -1 s"):
+        removed(monkeypatch, engine, grace=-1)
+    assert engine.heard == ["QUIT m1", "resume m1"]
+
+
+def test_managers_that_stay_and_those_of_a_machine_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Existing(looks=9)
+    removed(monkeypatch, engine, labels={"gitlab-runners.stack": "dev", "gitlab-runners.server": "id"})
+    assert engine.heard == []
+    props = {"managers": {"app": "stays"}, "grace": 60}
+    _HandoverProvider().diff("id", props, props)
+    removed(monkeypatch, engine, managers={"app": "stays"})
+    assert engine.heard == []
