@@ -16,11 +16,13 @@ ENV ?=
 PROJECT ?=
 SECRETS_PROVIDER ?= passphrase
 DRY_RUN ?=
+# For orphans: the stack's name once more, to remove what is found.
+REMOVE ?=
 # For bench: few runs of small stacks.
 SMALL ?=
 
 # `$(value …)` is what was given, as it is; recipes take it from their environment.
-override TEXTS := STACK PYTHON PLUGINS TEAM ENV PROJECT SECRETS_PROVIDER
+override TEXTS := STACK REMOVE PYTHON PLUGINS TEAM ENV PROJECT SECRETS_PROVIDER
 override FLAGS := OFFICIAL YES POLICY DRY_RUN SMALL
 $(foreach name,$(TEXTS) $(FLAGS),$(eval override $(name) := $$(value $(name))))
 export $(TEXTS)
@@ -32,7 +34,7 @@ override ON_STACK := --stack="$$STACK" $(if $(YES),--yes)
 override POLICIES := $(if $(POLICY),--policies)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up preview preview-comment refresh down config new-stack test load bench lint acceptance sandbox-up sandbox-down clean
+.PHONY: help setup up preview preview-comment refresh down config orphans new-stack test load bench lint acceptance sandbox-up sandbox-down clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)$$/\1|\2/p' Makefile \
@@ -60,6 +62,9 @@ down: setup ## Remove everything that the stack declared; in the sandbox, the sa
 
 config: setup ## Show what a stack's layers make of it, and which says what
 	@$(VENV)/python -m scripts.config "$$STACK"
+
+orphans: setup ## List what is in STACK=x's clouds and not in its state; REMOVE=x removes it, after its jobs
+	@$(VENV)/python -m scripts.orphans
 
 new-stack: setup ## Make a stack for TEAM=x in ENV=y; DRY_RUN=1 only shows it
 	@$(VENV)/python -m scripts.new_stack --team="$$TEAM" --environment="$$ENV" $(if $(PROJECT),--project="$$PROJECT") \

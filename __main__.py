@@ -31,7 +31,7 @@ from components.docker_connection import options_for
 from components.fleet import Fleet, FleetArgs, Shared
 from components.leftovers import Leftovers
 from renderers.drain import STACK_LABEL
-from settings import DockerHost, OpenStackHost, Settings, SettingsError, effective, load
+from settings import DockerHost, OpenStackHost, Settings, SettingsError, effective, in_namespace, load
 
 gc.freeze()
 gc.enable()
@@ -52,10 +52,10 @@ def main() -> Fleet:
         pulumi.log.warn(line)
     if aborts_jobs(stack, os.environ):
         pulumi.log.warn(f"{ABORT_JOBS}={stack}: jobs of managers that go are aborted, not waited for")
-    providers = {name: _in_namespace(name, config) for name in ("gitlab", "openstack")}
+    providers = {name: in_namespace(name, config) for name in ("gitlab", "openstack")}
     shared = None
     if layers.owner is not None:
-        said = {name: _in_namespace(name, layers.shared_config) for name in providers}
+        said = {name: in_namespace(name, layers.shared_config) for name in providers}
         shared = Shared(layers.owner, providers["openstack"], **said)
     default = GITLAB_COM if layers.owner is None else None
     gitlab = None
@@ -80,7 +80,8 @@ def main() -> Fleet:
         except StateUnknown as error:
             pulumi.log.warn(f"{error}; what an interrupted update may have left is not removed")
         else:
-            check_nothing_lost(stack, catalogue.connection, state.resources)
+            there = {server.id for server in catalogue.servers(stack)}
+            check_nothing_lost(stack, catalogue.connection, state.resources, there)
         for line in check_quotas(stack, host, lookups, catalogue):
             pulumi.log.warn(line)
     fleet = Fleet(
@@ -132,10 +133,6 @@ def _own_tokens(settings: Settings, config: Mapping[str, str], url: str) -> Mapp
     except TokensUnknown as error:
         pulumi.log.warn(f"cannot tell when the tokens of {', '.join(tokens)} expire: {error}")
         return {}
-
-
-def _in_namespace(name: str, config: Mapping[str, str]) -> dict[str, str]:
-    return {key.removeprefix(f"{name}:"): value for key, value in config.items() if key.startswith(f"{name}:")}
 
 
 try:

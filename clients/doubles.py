@@ -4,7 +4,8 @@ import re
 from collections.abc import Callable
 
 from clients import ClientError
-from clients.openstack import PROJECT_METADATA, STACK_METADATA, Catalogue, Server, explained
+from clients.marks import Marks
+from clients.openstack import Catalogue, Server, explained
 from clients.state import State
 
 RECOVERY_PAGE = "docs/how-to/recover-a-state.md"
@@ -15,8 +16,7 @@ def machines_of(project: str, stack: str, catalogue: Catalogue) -> list[Server]:
     return [
         server
         for server in catalogue.servers(stack)
-        if re.fullmatch(rf"{re.escape(stack)}-[0-9]+", server.name)
-        and (server.metadata.get(PROJECT_METADATA), server.metadata.get(STACK_METADATA)) == (project, stack)
+        if re.fullmatch(rf"{re.escape(stack)}-[0-9]+", server.name) and Marks(project, stack).are_in(server.metadata)
     ]
 
 

@@ -236,6 +236,15 @@ class GitLab:
             expiry = ((answer.get("data") or {}).get("runner") or {}).get("tokenExpiresAt")
         return _time(expiry)
 
+    def is_paused(self, runner: int) -> bool:
+        """Whether a runner gets no jobs."""
+        return bool(self._get(f"/runners/{runner}")["paused"])
+
+    def set_paused(self, runner: int, paused: bool) -> None:
+        """Whether a runner shall get no jobs from now on; those that it has go on."""
+        with _explained(self.url):
+            self._client.http_put(f"/runners/{runner}", post_data={"paused": paused})
+
     def delete_runner(self, runner: int) -> None:
         """Removes a registration by its id."""
         with _explained(self.url):

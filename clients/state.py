@@ -18,11 +18,17 @@ from clients.text import one_line
 # The folder of Pulumi.yaml, by which the CLI finds the project.
 _PROJECT = Path(__file__).parents[1]
 _EXPORT_SECONDS = 120
+# Exit status of the CLI from 3.226.1 on (Pulumi docs, "Pulumi CLI exit codes"); older ones end with another.
+_NO_SUCH_STACK = 6
 Export = Callable[[], str]
 
 
 class StateUnknown(ClientError):
     """The state of the stack cannot be read."""
+
+
+class NoSuchStack(StateUnknown):
+    """The backend has no such stack."""
 
 
 class State:
@@ -61,11 +67,20 @@ class State:
             self._newest = known
             return set(ids) - known
 
+    def is_settled(self) -> bool:
+        """Whether, at this moment, no update is under way, and none broke off with operations of unknown outcome."""
+        return not self._read_both()[1]
+
     def _read(self) -> list[Mapping[str, Any]]:
+        resources, pending = self._read_both()
+        return resources + pending
+
+    def _read_both(self) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+        """The resources, and those of operations that have not ended."""
         try:
             deployment = json.loads(self._export())["deployment"] or {}
             pending = [each["resource"] for each in deployment.get("pending_operations") or []]
-            return [*(deployment.get("resources") or []), *pending]
+            return list(deployment.get("resources") or []), pending
         except (ValueError, KeyError, TypeError) as error:
             raise StateUnknown(
                 f"the stack's state cannot be read: `pulumi stack export` printed no state ({error})"
@@ -88,6 +103,8 @@ def exported(stack: str) -> Export:
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise StateUnknown(f"the stack's state cannot be read: {error}") from error
+        if done.returncode == _NO_SUCH_STACK:
+            raise NoSuchStack(" ".join(done.stderr.split()))
         if done.returncode:
             raise StateUnknown(f"the stack's state cannot be read: {one_line(done.stderr)}")
         return done.stdout

@@ -10,7 +10,7 @@ from typing import Any
 import pulumi
 
 from clients.lookups import Lookups
-from clients.openstack import PROJECT_METADATA, STACK_METADATA
+from clients.marks import Marks
 from clients.state import State
 from components.cache import Cache, CacheArgs
 from components.docker_connection import DockerConnection, DockerConnectionArgs
@@ -114,6 +114,7 @@ class Fleet(pulumi.ComponentResource):
         }
         super().__init__("gitlab-runners:index:Fleet", name, seen, opts)
         self._args = args
+        self._marks = Marks(args.project, args.stack)
         self._openstack: list[pulumi.ProviderResource] | None = None
         self._hosts_group: HostGroup | None = None
         if args.shared is not None and isinstance(settings.host, OpenStackHost):
@@ -228,14 +229,13 @@ class Fleet(pulumi.ComponentResource):
         args = self._args
         endpoint = args.lookups.cache_endpoint
         assert endpoint is not None
-        name = f"{args.project}-{args.stack}-cache"
         return Cache(
             args.stack,
             CacheArgs(
                 cache=cache,
                 server=endpoint.server,
                 insecure=endpoint.insecure,
-                container=(isinstance(cache, ObjectStoreCache) and cache.container) or name,
+                container=(isinstance(cache, ObjectStoreCache) and cache.container) or self._marks.container,
                 metadata=self._metadata,
                 leftovers=args.leftovers,
             ),
@@ -244,20 +244,18 @@ class Fleet(pulumi.ComponentResource):
 
     @property
     def _metadata(self) -> dict[str, str]:
-        args = self._args
-        named = vars(args.shared.owner) if args.shared is not None else {}
-        return {PROJECT_METADATA: args.project, STACK_METADATA: args.stack} | named
+        shared = self._args.shared
+        return self._marks.metadata | (vars(shared.owner) if shared is not None else {})
 
     def _machines(self, host: OpenStackHost) -> list[_Host]:
         args = self._args
-        description = f"{args.project}, stack {args.stack}"
         host = self._tagged(host)
         cloud = args.shared.openstack if args.shared is not None else None
         group = HostGroup(
             args.stack,
             HostGroupArgs(
                 host=host,
-                description=description,
+                description=self._marks.description,
                 leftovers=args.leftovers,
                 cloud=cloud,
             ),
@@ -275,7 +273,7 @@ class Fleet(pulumi.ComponentResource):
                     group=group,
                     found=found,
                     metadata=self._metadata,
-                    description=f"{description}, host {name}",
+                    description=self._marks.of_host(name),
                     leftovers=args.leftovers,
                     unfinished=name in args.lookups.unfinished_machines,
                     volume_broken=name in args.lookups.broken_volumes,
@@ -302,7 +300,7 @@ class Fleet(pulumi.ComponentResource):
                 found=found,
                 files=_files_of_workers(runner, found.mtu, host),
                 metadata=self._metadata,
-                description=f"{args.project}, stack {args.stack}, workers of {name}",
+                description=self._marks.of_workers(name),
                 access=args.lookups.cloud,
                 leftovers=args.leftovers,
                 cloud=args.shared.openstack if args.shared is not None else None,

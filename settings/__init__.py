@@ -2,7 +2,7 @@
 
 from settings.errors import SettingsError
 from settings.hosts import host_names, hosts_of, lives_on, most_workers
-from settings.layers import Owner, effective
+from settings.layers import Owner, effective, in_namespace
 from settings.load import load
 from settings.model import (
     MINIMUM_MTU,
@@ -55,6 +55,7 @@ __all__ = [
     "effective",
     "host_names",
     "hosts_of",
+    "in_namespace",
     "lives_on",
     "load",
     "most_workers",

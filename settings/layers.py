@@ -211,6 +211,11 @@ def decoded(value: str) -> Any:
         return value
 
 
+def in_namespace(name: str, config: Mapping[str, str]) -> dict[str, str]:
+    """What configuration by full keys has in a namespace (a provider's name), by the keys without it."""
+    return {key.removeprefix(f"{name}:"): value for key, value in config.items() if key.startswith(f"{name}:")}
+
+
 def is_hidden(location: Location, value: Any) -> bool:
     """Whether the value at a location is not to be shown: it is encrypted, or a secret by its key."""
     if isinstance(value, dict) and set(value) == {"secure"}:

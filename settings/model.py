@@ -745,6 +745,10 @@ class Runner(_Model):
             return f"{stack} {name}"
         return f"{self.description} ({stack})" if shared else self.description
 
+    def is_marked(self, *, shared: bool) -> bool:
+        """Whether `registered_as` adds the stack's name: a description without it may be another stack's too."""
+        return shared or not self.description
+
     @property
     def exposure(self) -> str | None:
         """Who else could use what jobs may do here, and what would be right; None when there is nothing to say."""
