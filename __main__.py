@@ -80,7 +80,8 @@ def main() -> Fleet:
         except StateUnknown as error:
             pulumi.log.warn(f"{error}; what an interrupted update may have left is not removed")
         else:
-            check_nothing_lost(stack, catalogue.connection, state.resources)
+            there = {server.id for server in catalogue.servers(stack)}
+            check_nothing_lost(stack, catalogue.connection, state.resources, there)
         for line in check_quotas(stack, host, lookups, catalogue):
             pulumi.log.warn(line)
     fleet = Fleet(

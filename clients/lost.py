@@ -45,15 +45,15 @@ def servers(resources: Iterable[Resource]) -> set[str]:
     return {server for server in map(server_of, resources) if server}
 
 
-def lost(cloud: Connection, resources: Collection[Resource]) -> set[str]:
-    """Ids of the machines of these resources that Nova does not have.
+def lost(cloud: Connection, resources: Collection[Resource], there: Collection[str] = ()) -> set[str]:
+    """Ids of the machines of these resources that Nova does not have; it is not asked for those that are `there`.
 
     Raises ClientError, also where the cloud may be another one than the stack's: with the credentials of another
     project or region everything would seem to be gone.
     """
     wanted = servers(resources) | {each["id"] for each in resources if each["type"] == _SERVER and each.get("id")}
     with explained():
-        gone = {server for server in wanted if not _has(cloud, _SERVER, server)}
+        gone = {server for server in wanted.difference(there) if not _has(cloud, _SERVER, server)}
         if gone and not any(_is_in(cloud, each) for each in resources if each.get("id") not in gone):
             raise ClientError(
                 f"Nova has no server {', '.join(sorted(gone))}, but nothing else of the stack is in this cloud either: "
@@ -62,11 +62,14 @@ def lost(cloud: Connection, resources: Collection[Resource]) -> set[str]:
     return gone
 
 
-def check_nothing_lost(stack: str, cloud: Connection, resources: Collection[Resource]) -> None:
+def check_nothing_lost(
+    stack: str, cloud: Connection, resources: Collection[Resource], there: Collection[str] = ()
+) -> None:
     """Refuses, with a ClientError, to go on where a machine of the stack is gone and Pulumi would ask it all the same.
 
     That is so for a machine that the state takes for living, and for what was on one that is not in the state any more,
-    unless its address is still one of the stack's: then the machine's successor answers, and has nothing of it.
+    unless its address is still one of the stack's: then the machine's successor answers, and has nothing of it. `there`
+    is as in `lost`.
     """
     living = [each for each in resources if not each.get("delete")]
     # What goes with its machine is not asked for.
@@ -77,7 +80,7 @@ def check_nothing_lost(stack: str, cloud: Connection, resources: Collection[Reso
         server = server_of(each)
         if each["type"] == _PROVIDER and server and server not in going and _address(each) not in addresses:
             needed.add(server)
-    if needed and (gone := lost(cloud, resources) & needed):
+    if needed and (gone := lost(cloud, resources, there) & needed):
         raise ClientError(
             f"Nova has no server {', '.join(sorted(gone))} any more, which the state of {stack} still has: run "
             f"`make refresh STACK={stack}`, and then this again"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from clients import ClientError
@@ -22,6 +22,8 @@ from renderers.metrics import RUNNER_LABEL
 if TYPE_CHECKING:
     from docker import DockerClient
 
+Signal = Literal["QUIT", "TERM"]
+"""What ends a manager: SIGQUIT when its jobs have ended, SIGTERM at once (GitLab Runner docs, "Signals")."""
 VOLUME_LABEL = "gitlab-runners.volume"
 """Label of runner managers: their volume's name."""
 _POLL_SECONDS = 1
@@ -169,8 +171,11 @@ class Engine:
             else:
                 await self._call(partial(_start, container))
 
-    async def quit(self, container: str, signal: str = "QUIT") -> None:
-        """Sends SIGQUIT, after which a manager takes no job and ends with its last one; dockerd leaves it at that."""
+    async def quit(self, container: str, signal: Signal = "QUIT") -> None:
+        """Sends SIGQUIT, after which a manager takes no job and ends with its last one; dockerd leaves it at that.
+
+        SIGTERM aborts its jobs.
+        """
         await self._set_policy(container, "no")
         try:
             await self.sh(container, tell(signal))
@@ -277,7 +282,7 @@ async def hand_over(
 
 
 async def let_end(
-    engine: Engine, labels: Mapping[str, str], containers: Collection[str], signal: str, go_on: Callable[[], None]
+    engine: Engine, labels: Mapping[str, str], containers: Collection[str], signal: Signal, go_on: Callable[[], None]
 ) -> None:
     """Ends the managers among these containers, all with these labels: by QUIT with their jobs, by TERM at once.
 

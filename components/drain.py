@@ -43,7 +43,7 @@ class _DrainProvider(OpenStackProvider):
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
         found = super().diff(_id, _olds, _news)
-        if not found.replaces:
+        if self.is_declared(_id) and not found.replaces:
             _kept.add(_machine(_olds))
         return found
 

@@ -5,11 +5,12 @@ the resource lives, by any later version of this program under any Python: so it
 the kind of the resource. Its bytes decide nothing.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, ClassVar
 
-from pulumi.dynamic import DiffResult, ResourceProvider, UpdateResult
+from pulumi.dynamic import DiffResult, ReadResult, ResourceProvider, UpdateResult
 
 # Where the provider of each kind of resource is now. States hold the kinds: a class may move, its kind stays.
 _PROVIDERS = {
@@ -20,6 +21,9 @@ _PROVIDERS = {
     "openstack:Workers": "components.workers:_WorkersProvider",
     "ssh:HostKey": "components.host_key:_HostKeyProvider",
 }
+
+# Reads that no diff has followed yet, by the resource's id: the engine starts this process anew for each command.
+_reads: Counter[str] = Counter()
 
 
 def provider(kind: str) -> "Provider":
@@ -45,6 +49,18 @@ class Provider(ResourceProvider):
         olds, news = self.declared(_olds), self.declared(_news)
         changed = {key for key in olds.keys() | news.keys() if olds.get(key) != news.get(key)}
         return DiffResult(changes=bool(changed), replaces=sorted(changed & self.replacing))
+
+    def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
+        _reads[id_] += 1
+        return ReadResult(id_, props)
+
+    def is_declared(self, id_: str) -> bool:
+        """For `diff`: whether the program declares the resource. A refresh asks for a difference too, after each read,
+        also of what the same command then deletes (pkg/resource/deploy/step.go, RefreshStep)."""
+        if _reads[id_] == 0:
+            return True
+        _reads[id_] -= 1
+        return False
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
         return UpdateResult(self.declared(_news) | {key: _olds[key] for key in self.found & _olds.keys()})

@@ -20,7 +20,7 @@ import pulumi
 from pulumi.dynamic import CreateResult, DiffResult, Resource, UpdateResult
 
 from clients import ClientError
-from clients.managers import Engine, hand_over, let_end
+from clients.managers import Engine, Signal, hand_over, let_end
 from components.abort import ABORT_JOBS, aborts_jobs
 from components.dynamic import Provider
 from renderers.drain import SERVER_LABEL, STACK_LABEL
@@ -35,7 +35,9 @@ class _HandoverProvider(Provider):
         return CreateResult(uuid4().hex, self.declared(props))
 
     def diff(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> DiffResult:
-        _kept.update(_news["managers"].values())
+        # All of them are one Unknown where the engine asks what would follow if a machine was replaced.
+        if self.is_declared(_id) and isinstance(_news["managers"], dict):
+            _kept.update(_news["managers"].values())
         return DiffResult(changes=_olds.get("managers") != _news.get("managers") or bool(_news.get("stopped")))
 
     def update(self, _id: str, _olds: dict[str, Any], _news: dict[str, Any]) -> UpdateResult:
@@ -80,7 +82,7 @@ async def _let_end(props: dict[str, Any]) -> None:
 
     # Replaced on its own (`--replace`, `state taint`): the managers stay.
     managers = set(props["managers"].values()) - _kept
-    signal = "TERM" if aborts_jobs(stack, os.environ) else "QUIT"
+    signal: Signal = "TERM" if aborts_jobs(stack, os.environ) else "QUIT"
     await let_end(_engine(props), props["labels"], managers, signal, go_on)
 
 

@@ -61,11 +61,11 @@ class Background:
     process: subprocess.Popen[str]
 
     @classmethod
-    def of(cls, project: Project, command: str) -> "Background":
+    def of(cls, project: Project, command: str, *options: str) -> "Background":
         """Starts `up` or `destroy`."""
         words = ["pulumi", command, f"--stack={project.stack}", "--yes", "--skip-preview", "--non-interactive"]
         process = subprocess.Popen(
-            [*words, f"--config-file={project.file}"],
+            [*words, *options, f"--config-file={project.file}"],
             cwd=ROOT,
             env=project.environment,
             stdout=subprocess.PIPE,

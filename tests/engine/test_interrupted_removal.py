@@ -96,6 +96,21 @@ def test_after_a_kill_the_next_update_has_the_manager_at_work(
 
 
 @pytest.mark.acceptance
+def test_a_removal_that_refreshes_first_waits_for_the_job(
+    fresh: Project, sandbox: Sandbox, jobs: Jobs, kind: str
+) -> None:
+    fresh.up()
+    job = jobs.running()
+    destroy = Background.of(fresh, "destroy", "--refresh")
+    (manager,) = sandbox.managers()
+    wait_until(lambda: b"received stop signal" in manager.logs(), "the manager to get SIGQUIT", 30)
+    assert jobs.states(job) == ["running"]
+    jobs.end(job)
+    destroy.result()
+    assert sandbox.wait_for_job(job)["status"] == "success"
+
+
+@pytest.mark.acceptance
 def test_what_replaces_the_drain_alone_stops_nothing(fresh: Project, sandbox: Sandbox, jobs: Jobs, kind: str) -> None:
     fresh.up()
     job = jobs.running()

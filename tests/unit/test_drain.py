@@ -98,6 +98,24 @@ def test_a_machine_that_keeps_a_drain_is_not_drained(monkeypatch: pytest.MonkeyP
     drain._DrainProvider().delete(declared, props)
 
 
+def test_a_refresh_keeps_no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --refresh, `destroy` and `up` ask for a difference of what they then delete."""
+    asked = []
+
+    async def drained(_host: str, _login: Login, command: str, *, held: bool) -> Answer:
+        asked.append(command)
+        return Answer(0, "", "")
+
+    nova_says(monkeypatch, "ACTIVE")
+    monkeypatch.setattr(drain, "run", drained)
+    props = OLD | {"server": "refreshed", "managers": []}
+    provider = drain._DrainProvider()
+    provider.read("refreshed", props)
+    provider.diff("refreshed", props, props)
+    provider.delete("refreshed", props)
+    assert len(asked) == 1
+
+
 def test_a_machine_that_is_replaced_is_drained(monkeypatch: pytest.MonkeyPatch) -> None:
     commands = []
 
