@@ -2,12 +2,17 @@
 
 import re
 from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from openstack.connection import Connection
 
 from clients import ClientError
 from clients.marks import Marks
 from clients.openstack import Catalogue, Server, explained
 from clients.state import State
 
+# components.docker_connection
+_CONNECTION = "gitlab-runners:docker:Connection"
 RECOVERY_PAGE = "docs/how-to/recover-a-state.md"
 
 
@@ -28,12 +33,14 @@ def machines_of(project: str, stack: str, catalogue: Catalogue) -> list[Server]:
 def check_no_doubles(project: str, stack: str, catalogue: Catalogue, state: State, backend: Callable[[], str]) -> None:
     """Refuses, with a ClientError, to work beside machines of the stack that its state does not know.
 
-    They may run jobs. One on a port that the state knows is another thing: the answer to its creation was lost, nobody
-    ever used it, and the next update removes it. `backend` names where the state is. Raises StateUnknown too.
+    They may run jobs; a remnant is no such machine. `backend` names where the state is. Raises StateUnknown too.
     """
     machines = {server.id: server for server in machines_of(project, stack, catalogue)}
     unknown = state.unknown(machines) if machines else set()
-    strangers = [machines[id_] for id_ in machines if id_ in unknown and not _on_known_port(id_, catalogue, state)]
+    with explained():
+        strangers = [
+            machines[id_] for id_ in machines if id_ in unknown and not is_remnant(catalogue.connection, id_, state)
+        ]
     if strangers:
         named = ", ".join(f"{server.name} ({server.id})" for server in strangers)
         where = backend() or "this backend"
@@ -45,7 +52,16 @@ def check_no_doubles(project: str, stack: str, catalogue: Catalogue, state: Stat
         )
 
 
-def _on_known_port(server: str, catalogue: Catalogue, state: State) -> bool:
-    with explained():
-        ports = {port.id for port in catalogue.connection.network.ports(device_id=server)}
-    return bool(ports - state.unknown(ports))
+def is_remnant(cloud: Connection, server: str, state: State) -> bool:
+    """Whether a server that the state does not know was never used, since the answer to its creation was lost.
+
+    It is on a port that the state knows, and no connection in the state leads to an address of it: what is declared on
+    a machine has one, which stays when the server alone is taken out of the state. Raises StateUnknown.
+    """
+    ports = {port.id for port in cloud.network.ports(device_id=server)}
+    if not ports - state.unknown(ports):
+        return False
+    networks = cloud.compute.get_server(server).addresses or {}
+    addresses = {each["addr"] for network in networks.values() for each in network}
+    urls = ((each.get("outputs") or {}).get("url") for each in state.resources if each["type"] == _CONNECTION)
+    return addresses.isdisjoint(urlsplit(url).hostname for url in urls if isinstance(url, str))

@@ -15,7 +15,7 @@ from openstack.connection import Connection
 from openstack.exceptions import NotFoundException, raise_from_response
 
 from clients import ClientError
-from clients.doubles import check_no_doubles, what_to_do
+from clients.doubles import check_no_doubles, is_remnant, what_to_do
 from clients.gitlab import GitLab, Scope
 from clients.openstack import UNFINISHED, Catalogue, explained
 from clients.state import State, StateUnknown, backend
@@ -233,7 +233,6 @@ def _runner(gitlab: GitLab, creation: _Creation) -> None:
 
 
 def _instance(cloud: Connection, creation: _Creation) -> None:
-    # A port serves one machine, and ours is in the state before it: an unknown one's answer was lost.
     ports = [network["port"] for network in creation.inputs["networks"] if isinstance(network["port"], str)]
     disks = [disk.get("uuid") for disk in creation.inputs.get("blockDevices") or () if disk["sourceType"] == "volume"]
     found_ports = filter(None, map(cloud.network.find_port, ports))
@@ -245,6 +244,8 @@ def _instance(cloud: Connection, creation: _Creation) -> None:
         if found is None:
             continue
         if creation.unknown([id_]):
+            if not is_remnant(cloud, id_, creation.state):
+                creation.stop(f"server {id_} has a port or a volume of this stack's, and jobs may be running there")
             creation.remove("server", id_, _remove_server, cloud, found)
         elif found.status not in UNFINISHED:
             creation.refuse_replacement(

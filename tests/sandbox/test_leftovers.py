@@ -413,6 +413,32 @@ def test_machines_that_the_state_does_not_know_stop_everything(cloud: Connection
         check(unreadable())
 
 
+def test_a_machine_that_was_in_use_is_no_remnant(cloud: Connection) -> None:
+    """Somebody took it out of the state, and all that needs it; its port and the connection stayed there."""
+    thing = a_server(cloud)
+    (address,) = [each["ip_address"] for each in cloud.network.get_port(thing.more[0]["id"]).fixed_ips]
+    url = f"ssh://debian@{address}:22"
+    connection = {"type": "gitlab-runners:docker:Connection", "outputs": {"url": url}}
+    state = State(lambda: json.dumps({"deployment": {"resources": [*thing.more, connection]}}))
+    with pytest.raises(ClientError, match="does not know it"):
+        check_no_doubles("gitlab-runners", "dev", Catalogue(lambda: cloud), state, lambda: "")
+    with pytest.raises(ClientError, match=f"^server {thing.id} has a port .* jobs may be running"):
+        look(cloud, thing, state)
+    assert thing.is_there()
+
+
+def test_a_server_of_anybody_that_has_the_stacks_volume_stays(cloud: Connection) -> None:
+    volume = a_volume(cloud)
+    assert volume.use is not None
+    volume.use()
+    (other,) = cloud.compute.servers()
+    inputs = {"networks": [], "blockDevices": [{"sourceType": "volume", "uuid": volume.id}]}
+    thing = Thing("openstack:compute/instance:Instance", other.id, inputs, lambda: True)
+    with pytest.raises(ClientError, match="jobs may be running there"):
+        look(cloud, thing, state_of({"type": volume.type, "id": volume.id}))
+    assert cloud.compute.find_server(other.id) is not None
+
+
 @pytest.mark.parametrize("marks", [{}, MARKS | {"pulumi-stack": "other"}, MARKS | {"pulumi-project": "fork"}])
 def test_machines_of_others_are_no_business_of_the_stack(cloud: Connection, marks: dict[str, str]) -> None:
     made = server(cloud, port(cloud).id)
