@@ -87,6 +87,7 @@ def _lines(reviews: Sequence[StackReview]) -> Iterator[str]:
         yield "Something was changed by hand, or by somebody else's program, since the last update."
         yield ""
         yield "- To have it undone: `make refresh STACK=…`, then `make up STACK=…`, which says what it will do first."
+        yield "  A machine's flavor, image and zone stay until the machine is replaced, after its jobs."
         yield "- To keep it: put it into the stack's file, then the same."
     else:
         yield "Nothing differs from what was applied."

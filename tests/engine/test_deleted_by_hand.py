@@ -32,11 +32,6 @@ def key_pair(sandbox: Sandbox) -> None:
     sandbox.openstack.compute.delete_keypair(found)
 
 
-def security_group(sandbox: Sandbox) -> None:
-    (found,) = [each for each in sandbox.openstack.network.security_groups() if each.name != "default"]
-    sandbox.openstack.network.delete_security_group(found)
-
-
 def rule(sandbox: Sandbox) -> None:
     found = next(
         each for each in sandbox.openstack.network.security_group_rules(direction="ingress") if each.remote_ip_prefix
