@@ -167,8 +167,8 @@ class VirtualMachine(pulumi.ComponentResource):
 
         `drained` is what exists once no job runs on that one: its connections go through the address.
         """
-        # It ends with the address. On its own it would be taken from the last machine before that has drained.
-        self._associate(depends_on=[drained], deleted_with=self.floating_ip, delete_before_replace=True)
+        # On its own it would be taken from the last machine before that has drained.
+        self._associate(depends_on=[drained], delete_before_replace=True)
 
     def _associate(self, **options: Any) -> openstack.networking.FloatingIpAssociate:
         assert self.floating_ip is not None
@@ -176,7 +176,8 @@ class VirtualMachine(pulumi.ComponentResource):
             self.pulumi_resource_name,
             floating_ip=self.floating_ip.address,
             port_id=self._port.id,
-            opts=self._leftovers.before_create(self, **options),
+            # It ends with the address: where somebody deleted that, the provider would fail to take it off the port.
+            opts=self._leftovers.before_create(self, deleted_with=self.floating_ip, **options),
         )
 
     @staticmethod
