@@ -23,6 +23,7 @@ from sandbox.engine import Engine
 from sandbox.job import readable
 from sandbox.packages import unpacked_engine
 from scripts.stack import Stack, sandbox_stack
+from settings.layers import stack_file
 
 ROOT = Path(__file__).parents[2]
 OWN_LABEL = "gitlab-runners.stack"
@@ -229,7 +230,12 @@ class Project:
             "PULUMI_BACKEND_URL": backend.as_uri(),
             **self.environment,
         }
+        in_program = stack_file(self.stack, self.program / "stacks")
+        has_file = in_program.exists()
         assert self.run("stack", "init", self.stack).status == 0
+        if not has_file:
+            # Pulumi has made one with a salt. The stack has its file here, and the program's folder stays as it was.
+            in_program.unlink()
 
     def as_stack(self) -> Stack:
         """The stack, as the project's own commands have it."""
