@@ -272,6 +272,7 @@ for name in (f"{stack}-{number}" for number in range(1, host["count"] + 1)):
             "port": port,
             "options": options,
             "grace": 3600,
+            "managers": list(managers.values()),
             "stack": stack,
         },
         pulumi.ResourceOptions(depends_on=[association]),
