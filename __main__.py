@@ -43,7 +43,7 @@ USER_WAS_TOLD = 32
 def main() -> Fleet:
     """Declares the stack; what is wrong with it is said before the first resource."""
     stack = pulumi.get_stack()
-    state = State(exported("/".join((pulumi.get_organization(), pulumi.get_project(), stack)))).begin()
+    state = State(exported(f"{pulumi.get_organization()}/{pulumi.get_project()}/{stack}")).begin()
     own = {key: str(value) for key, value in pulumi.runtime.config.get_config_env().items()}
     layers = effective(stack, own, encrypted={key for key in own if is_config_secret(key)})
     config = layers.config

@@ -18,7 +18,7 @@ def _end(*_arguments: object, **_options: object) -> None:
 
 async def main(program: str, project: str, stack: str) -> None:
     """Ends the process with 0 at the first resource; returns when there was none."""
-    configure(Settings(project=project, stack=stack, dry_run=True))
+    configure(Settings(project=project, stack=stack, organization="organization", dry_run=True))
     pulumi.Resource.__init__ = _end  # type: ignore[method-assign]
     sys.path.insert(0, program)
     runpy.run_path(program, run_name="__main__")
