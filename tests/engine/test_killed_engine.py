@@ -11,8 +11,8 @@ from tests.engine.harness import ROOT, Project, Sandbox, wait_until
 
 pytestmark = pytest.mark.docker
 MARK = "RUN_OF_A_TEST"
-# These look every five minutes whether the engine is there: rpcutil.Healthcheck in Pulumi's SDK for Go.
-BY_THEMSELVES = ("pulumi-language-python", "pulumi-resource-docker", "pulumi-resource-openstack")
+# It looks every five minutes whether the engine is there: rpcutil.Healthcheck in Pulumi's SDK for Go.
+BY_ITSELF = "pulumi-language-python"
 
 
 class Run:
@@ -54,7 +54,7 @@ class Run:
 
     def left(self) -> list[str]:
         """What still runs, without that which ends by itself, and without what has ended."""
-        return [line for line in self.processes() if line and Path(line.split()[0]).name not in BY_THEMSELVES]
+        return [line for line in self.processes() if line and Path(line.split()[0]).name != BY_ITSELF]
 
     def runs(self, text: str) -> bool:
         """Whether there is a process with that text in its command line."""
