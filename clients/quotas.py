@@ -1,6 +1,6 @@
 """Whether what a stack is about to make fits into the quotas of its project.
 
-What the stack has is taken from the cloud, by the names of its machines: the state is not the program's to read.
+What the stack has is taken from the cloud, by the names of its machines: quotas count what is there, known or not.
 """
 
 from collections import Counter
